@@ -1,0 +1,1 @@
+"""Passes: one compression step a file."""

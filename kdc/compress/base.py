@@ -1,0 +1,29 @@
+"""What a compression pass is, and the family's registry."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, ClassVar
+
+from kdc.compress.plan import PrecisionPlan
+from kdc.registry import Component, Registry
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class Pass(Component):
+    """One compression step: it changes the module, or the precision plan that a runtime realizes.
+
+    `changes_weights` says which: a pass that leaves the weights alone costs no copy of the model.
+    """
+
+    changes_weights: ClassVar[bool] = False
+    name: str
+
+    @abstractmethod
+    def apply(self, model: nn.Module, plan: PrecisionPlan) -> tuple[nn.Module, PrecisionPlan]:
+        """The model and plan after this step. `model` may be changed in place."""
+
+
+PASSES: Registry[Pass] = Registry("compression pass", ["kdc.compress.int8", "kdc.compress.bf16"])

@@ -1,0 +1,1 @@
+"""Sources (hub, files, embedded) -> splits of examples."""

@@ -1,0 +1,77 @@
+"""What a source yields and a task reads: columns of equal length with label names. No torch, no downloads."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Rows of one split, column by column.
+
+    Columns that tasks know: `text` and `text_pair` (lists of str), `image` (uint8 `[rows, height, width, channels]`,
+    or a list of such arrays when sizes differ), `label` (int64 `[rows]`, an index into `labels`). Other columns are
+    carried along for slices. A split without labels has no `label` column.
+    """
+
+    columns: Mapping[str, Sequence[Any] | np.ndarray]
+    labels: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        lengths = {name: len(column) for name, column in self.columns.items()}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"columns differ in length: {lengths}")
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values()), ()))
+
+    def __contains__(self, column: str) -> bool:
+        return column in self.columns
+
+    def __getitem__(self, column: str) -> Any:
+        return self.columns[column]
+
+    def row(self, index: int) -> dict[str, Any]:
+        return {name: column[index] for name, column in self.columns.items()}
+
+    def select(self, indices: Sequence[int] | np.ndarray) -> "Examples":
+        picked: dict[str, Any] = {}
+        for name, column in self.columns.items():
+            picked[name] = column[indices] if isinstance(column, np.ndarray) else [column[int(i)] for i in indices]
+        return Examples(picked, self.labels)
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """A content hash a row over what a model reads (text, pair, image), the label left out: 32 hex digits."""
+        names = [name for name in ("text", "text_pair", "image") if name in self.columns]
+        return [_hash_row([self.columns[name][i] for name in names]) for i in range(len(self))]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of contents, labels and order: two splits with equal fingerprints train equal models."""
+        digest = hashlib.sha256("\0".join(self.labels).encode())
+        for row in self.ids:
+            digest.update(row.encode())
+        if "label" in self.columns:
+            digest.update(np.ascontiguousarray(self.columns["label"], dtype=np.int64).tobytes())
+        return digest.hexdigest()
+
+
+Splits = dict[str, Examples]
+"""`train`, `validation`, `test`: all three are always there after `load`; `test` may have come from `train`."""
+
+
+def _hash_row(values: Sequence[Any]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for value in values:
+        if isinstance(value, np.ndarray):
+            digest.update(f"{value.shape}{value.dtype}".encode())
+            digest.update(np.ascontiguousarray(value).tobytes())
+        else:
+            digest.update(str(value).encode())
+        digest.update(b"\0")
+    return digest.hexdigest()

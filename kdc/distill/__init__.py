@@ -1,0 +1,1 @@
+"""Losses, teacher signals, batches and the one training loop."""

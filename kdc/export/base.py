@@ -1,0 +1,91 @@
+"""Signatures, graphs and runtimes: how a module becomes files and the files become something to call. No task in sight."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from kdc.compress.plan import PrecisionPlan
+from kdc.registry import Component, Registry
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Arrays = dict[str, np.ndarray]
+Callables = Mapping[str, Callable[[Arrays], Arrays]]
+"""One callable a signature, by its name: named arrays in, named arrays out."""
+
+
+@dataclass(frozen=True)
+class Port:
+    """One input or output: a dynamic axis has a name (`batch`, `length`), a fixed one its size."""
+
+    name: str
+    dtype: str
+    axes: tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class Signature:
+    """One graph of a task. A classifier has one (`forward`), a decoder with a cache two (`prefill`, `step`).
+
+    `limits` holds the largest size of a dynamic axis where there is one (`{"length": 512}`).
+    """
+
+    name: str
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    limits: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A signature with the module that computes it: `module(**inputs)` returns the outputs in the signature's order.
+
+    `sample` are inputs for tracing; every dynamic axis in them is at least 2, because a tracer takes 1 for a constant.
+    `prefix` is where the user's model sits inside `module` (`model.`), so that a plan's module names can be found.
+    """
+
+    signature: Signature
+    module: nn.Module
+    sample: Arrays
+    prefix: str = ""
+
+
+@dataclass(frozen=True)
+class Macs:
+    """Multiply-accumulates of matrix multiplies and convolutions, as the runtime really ran them on one workload."""
+
+    total: int
+    int8: int = 0
+
+
+class Runtime(Component):
+    """Executes artifacts. `precisions` are the cells that exist; a missing one is refused, never substituted."""
+
+    precisions: ClassVar[frozenset[str]]
+    packages: ClassVar[tuple[str, ...]]
+    name: str
+
+    @abstractmethod
+    def lower(self, graphs: Sequence[Graph], plan: PrecisionPlan, folder: Path) -> None:
+        """Write the files that run these graphs at this plan's precision into `folder` (which exists)."""
+
+    @abstractmethod
+    def load(self, folder: Path, *, threads: int | None = None) -> Callables:
+        """What was lowered, ready to call. Imports only what serving needs."""
+
+    @abstractmethod
+    def macs(self, folder: Path, feeds: Mapping[str, Arrays]) -> Macs:
+        """Count the MACs of one call of each graph on `feeds` (by signature name), in the graph that runs."""
+
+    def describe(self) -> dict[str, Any]:
+        return self.model_dump()
+
+
+RUNTIMES: Registry[Runtime] = Registry("runtime", ["kdc.export.torch_eager", "kdc.export.onnxruntime"])

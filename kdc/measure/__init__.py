@@ -1,0 +1,1 @@
+"""Quality, latency, memory and size of the files that ship."""

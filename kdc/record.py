@@ -1,0 +1,186 @@
+"""RunRecord: the whole result of a run, and the vocabulary that measure and report share. No torch.
+
+Field names are an interface: extend freely, rename never.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA = "kdc.record/1"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="allow", protected_namespaces=())
+
+
+class Run(_Part):
+    id: str
+    name: str = ""
+    command: str
+    overrides: list[str] = Field(default_factory=list)
+    status: Literal["running", "ok", "failed"] = "running"
+    error: str | None = None
+    failed_stage: str | None = None
+    started_at: str
+    wall_seconds: float | None = None
+    seed: int | None = None
+    git: str | None = None
+
+
+class Cpu(_Part):
+    model: str
+    cores: int
+    flags: list[str]
+
+
+class Environment(_Part):
+    python: str
+    packages: dict[str, str]
+    cpu: Cpu
+    gpus: list[dict[str, Any]] = Field(default_factory=list)
+    threads: int
+
+
+class Dataset(_Part):
+    name: str
+    fingerprint: str
+    splits: dict[str, int]
+    labels: list[str]
+    overlap: dict[str, int] = Field(default_factory=dict)
+    """Rows of `validation`/`test` whose inputs also stand in train, by split."""
+
+
+class Train(_Part):
+    epochs: float
+    steps: int
+    samples_per_second: float
+    history: list[dict[str, float]] = Field(default_factory=list)
+
+
+class Stage(_Part):
+    name: str
+    key: str
+    cached: bool
+    wall_seconds: float
+    train: Train | None = None
+    notes: list[str] = Field(default_factory=list)
+
+
+class Artifact(_Part):
+    path: str
+    sha256: str
+    bytes: int
+    """All files that ship, tokenizer or preprocessing included."""
+    model_bytes: int
+    """Without the tokenizer."""
+    gzip_bytes: int
+    files: dict[str, int]
+
+
+class Count(_Part):
+    total: int
+    nonzero: int
+
+
+class MacsCount(_Part):
+    total: int
+    int8: int = 0
+    eligible: int = 0
+
+
+class MetricValue(_Part):
+    value: float
+    ci95: tuple[float, float] | None = None
+    higher_is_better: bool = True
+    primary: bool = False
+
+
+class Quality(_Part):
+    split: str
+    n: int
+    metrics: dict[str, MetricValue]
+    retained: float | None = None
+    """Primary metric over the teacher's (the baseline's)."""
+    agreement: dict[str, float] = Field(default_factory=dict)
+
+
+class Versus(_Part):
+    against: str
+    ratio: float
+    """How many times faster this variant is: p50 of `against` over its own."""
+    ci95: tuple[float, float] | None = None
+
+
+class Latency(_Part):
+    workload: dict[str, Any]
+    p50_ms: float
+    p90_ms: float | None = None
+    p99_ms: float | None = None
+    throughput: float
+    """Examples a second."""
+    samples: list[list[float]]
+    """Milliseconds of every timed call, one list a process."""
+    versus: list[Versus] = Field(default_factory=list)
+
+
+class Memory(_Part):
+    peak_rss_bytes: int
+    idle_rss_bytes: int
+
+
+class Variant(_Part):
+    name: str
+    stage: str
+    parents: list[str] = Field(default_factory=list)
+    runtime: str
+    precision: str
+    artifact: Artifact | None = None
+    parameters: Count | None = None
+    macs: MacsCount | None = None
+    quality: Quality | None = None
+    validation: Quality | None = None
+    fidelity: dict[str, Any] | None = None
+    """The loaded artifact held against the torch model: argmax agreement, largest difference."""
+    latency: list[Latency] = Field(default_factory=list)
+    load_seconds: float | None = None
+    memory: Memory | None = None
+    replicates: list[dict[str, Any]] = Field(default_factory=list)
+
+
+class RunRecord(_Part):
+    model_config = ConfigDict(extra="allow", protected_namespaces=(), populate_by_name=True)
+
+    schema_: Literal["kdc.record/1"] = Field(default=SCHEMA, alias="schema")
+    run: Run
+    environment: Environment | None = None
+    config: dict[str, Any] = Field(default_factory=dict)
+    dataset: Dataset | None = None
+    stages: list[Stage] = Field(default_factory=list)
+    variants: list[Variant] = Field(default_factory=list)
+    baseline: str | None = None
+    verdict: str | None = None
+    notes: list[str] = Field(default_factory=list)
+
+    def variant(self, name: str) -> Variant:
+        return next(v for v in self.variants if v.name == name)
+
+    def save(self, path: Path) -> None:
+        """Write atomically: a reader sees the old record or the new one, never half of one."""
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(self.model_dump_json(indent=2, by_alias=True) + "\n")
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+    @classmethod
+    def load(cls, path: Path) -> RunRecord:
+        return cls.model_validate_json(path.read_text(encoding="utf-8"))

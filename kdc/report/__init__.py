@@ -1,0 +1,1 @@
+"""Render a record: console, Markdown."""

@@ -1,0 +1,95 @@
+"""What a task is: everything about a kind of model that training, export and measurement must not know themselves.
+
+A task has no settings and no state. Its encoder (tokenizer or image preprocessing) is what it needs besides the model,
+ships with the artifact, and works without torch or transformers, so that a serving process starts fast.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from kdc.data.examples import Examples, Splits
+from kdc.export.base import Arrays, Callables, Graph
+from kdc.registry import Registry
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Encoded = list[dict[str, Any]]
+"""Model inputs example by example, not yet padded."""
+
+
+class Encoder(ABC):
+    """Examples -> padded arrays. Frozen once built; `save` writes files that plain `transformers` reads too."""
+
+    @abstractmethod
+    def encode(self, examples: Examples) -> Encoded:
+        """Model inputs of every row, unpadded."""
+
+    @abstractmethod
+    def length(self, encoded: Mapping[str, Any]) -> int:
+        """What batches are bucketed by: tokens of a text; 1 where all inputs are equally large."""
+
+    @abstractmethod
+    def collate(self, encoded: Sequence[Mapping[str, Any]], *, length: int | None = None) -> Arrays:
+        """One batch, padded to its longest member (or to `length`)."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write what serving needs into `folder`."""
+
+    @classmethod
+    @abstractmethod
+    def load(cls, folder: Path) -> Encoder:
+        """The encoder that `save` wrote, or that a checkpoint folder came with."""
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Hash of all that changes what `encode` returns."""
+
+
+class Task(ABC):
+    """One kind of model. `metrics` maps a metric's name to whether more is better; the first is the primary one."""
+
+    name: ClassVar[str]
+    modality: ClassVar[str]
+    """`text` or `image`: what the examples and the models must both be."""
+    encoder: ClassVar[type[Encoder]]
+    metrics: ClassVar[Mapping[str, bool]]
+
+    @abstractmethod
+    def check(self, splits: Splits) -> None:
+        """Refuse data that this task cannot learn from (KdcError), before a model is loaded."""
+
+    @abstractmethod
+    def model_class(self) -> Any:
+        """The transformers Auto class that loads such models."""
+
+    @abstractmethod
+    def graphs(self, model: nn.Module, encoder: Encoder, sample: Examples) -> list[Graph]:
+        """The graphs to lower, with `sample` rows as tracing inputs."""
+
+    @abstractmethod
+    def predict(self, graphs: Callables, batch: Arrays) -> Arrays:
+        """Run the loop over the graphs (one call, greedy decoding, ...): named outputs, first axis the examples."""
+
+    @abstractmethod
+    def answers(self, outputs: Arrays, labels: Sequence[str]) -> list[Any]:
+        """What a user reads, example by example: a label name, a text."""
+
+    @abstractmethod
+    def score(self, outputs: Arrays, examples: Examples) -> dict[str, float]:
+        """Every metric of `metrics` on these outputs."""
+
+    @abstractmethod
+    def hits(self, outputs: Arrays, examples: Examples) -> np.ndarray:
+        """Quality example by example, float `[rows]`: 1/0 for right and wrong. For paired tests and flips."""
+
+
+TASKS: Registry[Task] = Registry("task", ["kdc.tasks.text_classification", "kdc.tasks.image_classification"])
