@@ -1,0 +1,24 @@
+"""The YAML of `bench`: what is timed, and how long. No torch."""
+
+from pydantic import Field, PositiveInt
+
+from kdc.registry import Component
+
+
+class BenchConfig(Component):
+    """The grid of workloads and the effort spent on each.
+
+    Every variant is timed in `rounds` fresh processes, all variants once a round in rotated order; each process makes
+    `calls` timed calls a workload after its warm-up. `rows` real test rows are timed end to end, tokenizer included.
+    """
+
+    name: str
+    batches: list[PositiveInt] = Field(default=[1, 8], min_length=1)
+    lengths: list[PositiveInt] = Field(default=[32, 128], min_length=1)
+    rounds: PositiveInt = 3
+    calls: PositiveInt = 50
+    seconds: float = Field(default=1.0, gt=0)
+    """A workload ends after this long, even with fewer calls (never under 5)."""
+    rows: int = Field(default=100, ge=0)
+    threads: PositiveInt | None = None
+    """Threads a process may use; none: all cores."""

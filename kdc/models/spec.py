@@ -1,0 +1,61 @@
+"""The YAML of `teacher` and `student`: where a model comes from. No torch."""
+
+from typing import Any, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from kdc.registry import Component
+
+
+class ModelConfig(Component):
+    """A model from a hub id or local folder (`path`), or randomly initialized from a config (`architecture`).
+
+    `architecture` is a transformers config by its `model_type` plus that config's own keys, or one of kdc's plain nets
+    (`kdc-mlp`, `kdc-cnn`). A text model from scratch gets a WordPiece tokenizer trained on the training split.
+    """
+
+    name: str
+    path: str | None = None
+    revision: str | None = None
+    trust_remote_code: bool = False
+    architecture: dict[str, Any] | None = None
+    vocab_size: PositiveInt = 8000
+    label_map: dict[str, str] = Field(default_factory=dict)
+    """The checkpoint's label name -> the data's label name, for checkpoints that call theirs otherwise."""
+
+
+class TeacherConfig(ModelConfig):
+    """The model to learn from. `train: auto` fine-tunes it when its head is new and uses it as it is otherwise.
+
+    `epochs`, `batch_size` and `learning_rate` replace those of the `train` group while the teacher trains.
+    """
+
+    train: Literal["auto", "always", "never"] = "auto"
+    epochs: PositiveFloat | None = None
+    batch_size: PositiveInt | None = None
+    learning_rate: PositiveFloat | None = None
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> "TeacherConfig":
+        if (self.path is None) == (self.architecture is None):
+            raise ValueError("give either path (hub id or folder) or architecture (random initialization)")
+        if self.architecture is not None and self.train == "never":
+            raise ValueError("train: never makes no sense for a randomly initialized model")
+        return self
+
+
+class StudentConfig(ModelConfig):
+    """The model that learns: a checkpoint, random initialization, or layers copied from the teacher.
+
+    `layers` is how many teacher layers to keep (`pick` says which: spread uniformly, the top or the bottom ones), or an
+    explicit list of layer numbers counted from 0.
+    """
+
+    layers: PositiveInt | list[int] | None = None
+    pick: Literal["uniform", "top", "bottom"] = "uniform"
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> "StudentConfig":
+        if sum(origin is not None for origin in (self.path, self.architecture, self.layers)) != 1:
+            raise ValueError("give one of path (hub id or folder), architecture (random initialization) or layers")
+        return self
