@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -45,7 +45,7 @@ class Signature:
 
 @dataclass(frozen=True)
 class Graph:
-    """A signature with the module that computes it: `module(**inputs)` returns the outputs in the signature's order.
+    """A signature with the module that computes it: `module(*inputs)` -> tuple of outputs, both in its order.
 
     `sample` are inputs for tracing; every dynamic axis in them is at least 2, because a tracer takes 1 for a constant.
     `prefix` is where the user's model sits inside `module` (`model.`), so that a plan's module names can be found.
@@ -77,15 +77,12 @@ class Runtime(Component):
         """Write the files that run these graphs at this plan's precision into `folder` (which exists)."""
 
     @abstractmethod
-    def load(self, folder: Path, *, threads: int | None = None) -> Callables:
+    def load(self, folder: Path, signatures: Sequence[Signature], *, threads: int | None = None) -> Callables:
         """What was lowered, ready to call. Imports only what serving needs."""
 
     @abstractmethod
-    def macs(self, folder: Path, feeds: Mapping[str, Arrays]) -> Macs:
+    def macs(self, folder: Path, signatures: Sequence[Signature], feeds: Mapping[str, Arrays]) -> Macs:
         """Count the MACs of one call of each graph on `feeds` (by signature name), in the graph that runs."""
-
-    def describe(self) -> dict[str, Any]:
-        return self.model_dump()
 
 
 RUNTIMES: Registry[Runtime] = Registry("runtime", ["kdc.export.torch_eager", "kdc.export.onnxruntime"])

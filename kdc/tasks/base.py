@@ -91,5 +91,16 @@ class Task(ABC):
     def hits(self, outputs: Arrays, examples: Examples) -> np.ndarray:
         """Quality example by example, float `[rows]`: 1/0 for right and wrong. For paired tests and flips."""
 
+    def rescore(self, outputs: Arrays, examples: Examples, draws: np.ndarray) -> dict[str, np.ndarray]:
+        """Every metric `[draws]` on resampled rows, `draws` being row numbers `[draws, rows]`: for intervals.
+
+        Override where the metrics can be had for all draws at once.
+        """
+        scores = [
+            self.score({name: values[rows] for name, values in outputs.items()}, examples.select(rows))
+            for rows in draws
+        ]
+        return {name: np.array([score[name] for score in scores]) for name in scores[0]}
+
 
 TASKS: Registry[Task] = Registry("task", ["kdc.tasks.text_classification", "kdc.tasks.image_classification"])

@@ -1,0 +1,21 @@
+"""bf16: the whole model in bfloat16, for hardware that computes it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from kdc.compress.base import PASSES, Pass
+from kdc.compress.plan import PrecisionPlan
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@PASSES.register("bf16")
+class Bf16(Pass):
+    """Half the bytes, no calibration; the torch runtime realizes it."""
+
+    name: Literal["bf16"]
+
+    def apply(self, model: nn.Module, plan: PrecisionPlan) -> tuple[nn.Module, PrecisionPlan]:
+        return model, plan.model_copy(update={"default": "bf16"})

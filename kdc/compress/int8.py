@@ -1,0 +1,47 @@
+"""int8: dynamic quantization of linears, weights per channel, activations measured at run time."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from kdc.compress.base import PASSES, Pass
+from kdc.compress.plan import ModulePrecision, PrecisionPlan
+from kdc.machine import has_int8_dot
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@PASSES.register("int8")
+class Int8(Pass):
+    """Every linear computes in int8; embeddings are stored in int8; convolutions stay in float.
+
+    Jacob et al. 2018 (arXiv:1712.05877), section 2.1: real = scale * (q - zero_point). Dynamic int8 convolutions run
+    slower than float ones in onnxruntime, so they are left alone. Without a dot-product instruction (VNNI) pairs of
+    products saturate in 16 bits: `reduce_range` keeps weights to 7 bits there (`null`: decide by this machine's CPU).
+    `exclude` are shell patterns of module names to leave in float.
+    """
+
+    name: Literal["int8"]
+    per_channel: bool = True
+    reduce_range: bool | None = None
+    embeddings: bool = True
+    exclude: list[str] = Field(default_factory=list)
+
+    def apply(self, model: nn.Module, plan: PrecisionPlan) -> tuple[nn.Module, PrecisionPlan]:
+        reduce_range = not has_int8_dot() if self.reduce_range is None else self.reduce_range
+        linear = ModulePrecision(dtype="int8", per_channel=self.per_channel, reduce_range=reduce_range)
+        stored = ModulePrecision(dtype="int8", weights_only=True, reduce_range=reduce_range)
+        modules, excluded = dict(plan.modules), dict(plan.excluded)
+        for name, module in model.named_modules():
+            kind = type(module).__name__
+            if kind not in ("Linear", "Conv1D") and not (kind == "Embedding" and self.embeddings):
+                continue
+            if pattern := next((p for p in self.exclude if fnmatchcase(name, p)), None):
+                excluded[name] = f"exclude: {pattern}"
+            else:
+                modules[name] = stored if kind == "Embedding" else linear
+        return model, plan.model_copy(update={"modules": modules, "excluded": excluded})

@@ -1,0 +1,85 @@
+"""PyTorch in eager mode, fp32 or bf16: the runtime that ratios are held against."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from kdc.compress.plan import PrecisionPlan
+from kdc.export.base import RUNTIMES, Arrays, Callables, Graph, Macs, Runtime, Signature
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@RUNTIMES.register("torch")
+class TorchEager(Runtime):
+    """Models of `transformers` ship as its own folders (safetensors); others as `torch.export` programs (`.pt2`)."""
+
+    precisions: ClassVar[frozenset[str]] = frozenset({"fp32", "bf16"})
+    packages: ClassVar[tuple[str, ...]] = ("torch", "transformers")
+    name: Literal["torch"] = "torch"
+
+    def lower(self, graphs: Sequence[Graph], plan: PrecisionPlan, folder: Path) -> None:
+        import torch
+
+        from kdc.export.modules import export_program
+
+        dtype = torch.bfloat16 if plan.default == "bf16" else torch.float32
+        if model := _pretrained(graphs):
+            shipped = model if dtype == torch.float32 else copy.deepcopy(model).to(dtype)
+            shipped.save_pretrained(folder)
+            return
+        for graph in graphs:
+            module = copy.deepcopy(graph.module).to(dtype)
+            program = export_program(Graph(graph.signature, module, graph.sample), dtype=dtype)
+            torch.export.save(program, folder / f"{graph.signature.name}.pt2")
+
+    def load(self, folder: Path, signatures: Sequence[Signature], *, threads: int | None = None) -> Callables:
+        import torch
+
+        from kdc.export.modules import call_on_arrays
+
+        if threads is not None:
+            torch.set_num_threads(threads)
+        return {
+            signature.name: call_on_arrays(module, signature)
+            for signature, module in _load_modules(folder, signatures)
+        }
+
+    def macs(self, folder: Path, signatures: Sequence[Signature], feeds: Mapping[str, Arrays]) -> Macs:
+        """As counted by torch's own FLOP counter, two FLOPs a MAC; it knows attention in its plain form only."""
+        from torch.nn.attention import SDPBackend, sdpa_kernel
+        from torch.utils.flop_counter import FlopCounterMode
+
+        callables = self.load(folder, signatures)
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            for name, arrays in feeds.items():
+                callables[name](arrays)
+        return Macs(total=counter.get_total_flops() // 2)
+
+
+def _pretrained(graphs: Sequence[Graph]) -> Any:
+    """The one `transformers` model behind all graphs, if there is one."""
+    models = [getattr(graph.module, "model", graph.module) for graph in graphs]
+    first = models[0]
+    shipped_with_transformers = type(first).__module__.startswith("transformers.")
+    return first if shipped_with_transformers and all(model is first for model in models) else None
+
+
+def _load_modules(folder: Path, signatures: Sequence[Signature]) -> list[tuple[Signature, nn.Module]]:
+    import torch
+
+    from kdc.export.modules import SelectOutputs
+
+    if (folder / f"{signatures[0].name}.pt2").exists():
+        # .pt2 holds code: Artifact.open has checked that kdc wrote this folder, and weights load without pickle
+        return [(s, torch.export.load(folder / f"{s.name}.pt2").module()) for s in signatures]
+    import transformers
+
+    architecture = json.loads((folder / "config.json").read_text(encoding="utf-8"))["architectures"][0]
+    model = getattr(transformers, architecture).from_pretrained(folder, dtype="auto").eval()
+    return [(signature, SelectOutputs(model, signature)) for signature in signatures]

@@ -1,0 +1,230 @@
+"""Build teacher and student: load a checkpoint, start from a config, or copy layers; labels are matched by name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kdc.data.examples import Examples
+from kdc.errors import KdcError
+from kdc.hub import model_folder
+from kdc.models.layers import copy_layers, layer_map
+from kdc.models.spec import ModelConfig, StudentConfig
+from kdc.quiet import quiet
+from kdc.tasks.base import Encoder, Task
+
+if TYPE_CHECKING:
+    from torch import nn
+
+TEXT_INPUTS = ("input_ids", "token_type_ids", "attention_mask")
+
+
+@dataclass
+class Built:
+    """A model with its encoder. `new_head` tells that it cannot answer yet; `notes` are for the record."""
+
+    model: Any
+    encoder: Encoder
+    new_head: bool
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What the data asks of a model: its labels in order, its rows (for a tokenizer from scratch), its input sizes."""
+
+    task: Task
+    train: Examples
+    max_length: int
+    image_size: int | None
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return self.train.labels
+
+
+def build_model(config: ModelConfig, role: str, needs: Needs, *, teacher: Built | None = None) -> Built:
+    """The model that `config` describes; `role` is `teacher` or `student` and names the keys in errors."""
+    if config.path is not None:
+        return _from_checkpoint(config, role, needs)
+    if config.architecture is not None:
+        return _from_scratch(config, role, needs, teacher.encoder if teacher else None)
+    assert isinstance(config, StudentConfig) and config.layers is not None and teacher is not None
+    kept = layer_map(getattr(teacher.model.config, "num_hidden_layers", 0), config.layers, config.pick)
+    note = "student layers from the teacher's: " + ", ".join(f"{new}<-{old}" for new, old in enumerate(kept))
+    return Built(copy_layers(teacher.model, kept), teacher.encoder, new_head=False, notes=[note])
+
+
+def load_model(folder: Path, task: Task) -> Built:
+    """What `save_model` wrote."""
+    with quiet():
+        model = task.model_class().from_pretrained(folder, dtype="auto").eval()
+    return Built(model, task.encoder.load(folder), new_head=False)
+
+
+def save_model(built: Built, folder: Path) -> None:
+    with quiet():
+        built.model.save_pretrained(folder)
+    built.encoder.save(folder)
+
+
+def _from_checkpoint(config: ModelConfig, role: str, needs: Needs) -> Built:
+    from transformers import AutoConfig
+
+    folder, _ = model_folder(str(config.path), config.revision, f"{role}.path")
+    needs.task.model_class()  # teaches transformers the plain nets
+    try:
+        settings = AutoConfig.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
+    except (ValueError, OSError) as error:
+        raise KdcError(f"{role}.path: cannot read the model in {folder} ({_first_line(error)})") from error
+    head = checkpoint_labels(folder, needs.task)
+    order = match_labels(head, needs.labels, config.label_map, role) if head and not _retrain(config) else None
+    with quiet():
+        model, info = needs.task.model_class().from_pretrained(
+            folder,
+            dtype="float32",
+            num_labels=len(needs.labels),
+            ignore_mismatched_sizes=order is None,
+            output_loading_info=True,
+            trust_remote_code=config.trust_remote_code,
+        )
+    if order is not None:
+        _reorder_head(model, order)
+    _set_labels(model.config, needs.labels)
+    new_head = bool(info["missing_keys"] or info["mismatched_keys"])
+    return Built(model, _checkpoint_encoder(folder, role, model, settings, needs), new_head)
+
+
+def _retrain(config: ModelConfig) -> bool:
+    return getattr(config, "train", None) == "always"
+
+
+def checkpoint_labels(folder: Path, task: Task) -> list[str]:
+    """The label names of a checkpoint that has a head for this task, in its own order; none where the head is new."""
+    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    family = task.model_class().__name__.removeprefix("AutoModel")
+    plain = str(settings.get("model_type", "")).startswith("kdc-")
+    if not plain and not any(name.endswith(family) for name in settings.get("architectures") or []):
+        return []
+    named = settings.get("id2label")
+    if named is None:
+        return [f"LABEL_{i}" for i in range(settings.get("num_labels", 2))]
+    return [named[key] for key in sorted(named, key=int)]
+
+
+def match_labels(
+    have: Sequence[str], want: Sequence[str], label_map: dict[str, str], role: str
+) -> list[int]:
+    """For each of the data's labels, the row of the checkpoint's head that stands for it.
+
+    Names are matched after `label_map`, ignoring case; counts and order prove nothing.
+    """
+    mapped = [label_map.get(name, name) for name in have]
+    known = {name.casefold(): i for i, name in enumerate(mapped)}
+    if len(have) != len(want):
+        raise KdcError(
+            f"{role}: the checkpoint has {len(have)} labels ({_some(have)}), the data has {len(want)} ({_some(want)})",
+            f"use a checkpoint without a head, or {role}.train=always to replace it"
+            if role == "teacher"
+            else "use a checkpoint without a head",
+        )
+    missing = [name for name in want if name.casefold() not in known]
+    if missing:
+        raise KdcError(
+            f"{role}: the checkpoint's labels ({_some(have)}) are not the data's ({_some(want)})",
+            f"say which is which: '{role}.label_map={{{have[0]}: {want[0]}, ...}}'",
+        )
+    return [known[name.casefold()] for name in want]
+
+
+def _reorder_head(model: nn.Module, order: Sequence[int]) -> None:
+    """Put the rows of the last layer into the data's order of labels."""
+    import torch
+
+    if list(order) == list(range(len(order))):
+        return
+    last = [m for m in model.modules() if getattr(m, "out_features", None) == len(order)][-1]
+    with torch.no_grad():
+        for parameter in last.parameters():
+            parameter.copy_(parameter[torch.tensor(order)])
+
+
+def _set_labels(config: Any, labels: Sequence[str]) -> None:
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {name: i for i, name in enumerate(labels)}
+
+
+def _checkpoint_encoder(folder: Path, role: str, model: Any, settings: Any, needs: Needs) -> Encoder:
+    if needs.task.modality == "image":
+        from kdc.tasks.image import SETTINGS, ImageEncoder
+
+        if not (folder / SETTINGS).is_file():
+            raise KdcError(f"{role}.path: {folder} has no {SETTINGS}")
+        return ImageEncoder.load(folder)
+    from transformers import AutoTokenizer
+
+    from kdc.tasks.text import text_encoder
+
+    try:
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (ValueError, OSError, KeyError, ImportError) as error:
+        raise KdcError(f"{role}.path: cannot load a tokenizer from {folder} ({_first_line(error)})") from error
+    limit = getattr(settings, "max_position_embeddings", None) or needs.max_length
+    return text_encoder(tokenizer, max_length=min(needs.max_length, limit), inputs=_text_inputs(model))
+
+
+def _text_inputs(model: Any) -> list[str]:
+    """The inputs that this model's forward takes; segment ids only where it tells segments apart."""
+    import inspect
+
+    accepted = inspect.signature(model.forward).parameters
+    segments = getattr(model.config, "type_vocab_size", 0) > 1
+    return [name for name in TEXT_INPUTS if name in accepted and (name != "token_type_ids" or segments)]
+
+
+def _from_scratch(config: ModelConfig, role: str, needs: Needs, encoder: Encoder | None) -> Built:
+    from transformers import AutoConfig
+
+    needs.task.model_class()
+    assert config.architecture is not None
+    keys = dict(config.architecture)
+    model_type = keys.pop("model_type", None)
+    if model_type is None:
+        raise KdcError(f"{role}.architecture has no model_type", "add one, such as model_type: bert")
+    if needs.task.modality == "image":
+        from kdc.tasks.image import ImageEncoder
+
+        encoder = encoder or ImageEncoder.fit(needs.train, needs.image_size)
+        assert isinstance(encoder, ImageEncoder)
+        keys = {"image_size": encoder.size[0], "num_channels": encoder.channels, **keys}
+    else:
+        from kdc.tasks.text import TextEncoder, text_encoder, train_wordpiece
+
+        if encoder is None:
+            texts = [text for name in ("text", "text_pair") if name in needs.train for text in needs.train[name]]
+            tokenizer = train_wordpiece(texts, config.vocab_size)
+            limit = min(needs.max_length, keys.get("max_position_embeddings", needs.max_length))
+            encoder = text_encoder(tokenizer, max_length=limit, inputs=list(TEXT_INPUTS))
+        assert isinstance(encoder, TextEncoder)
+        keys = {"vocab_size": encoder.vocab_size, "pad_token_id": encoder.pad_id, **keys}
+    try:
+        settings = AutoConfig.for_model(model_type, **keys)
+        _set_labels(settings, needs.labels)
+        with quiet():
+            model = needs.task.model_class().from_config(settings)
+    except (ValueError, TypeError, KeyError) as error:
+        raise KdcError(f"{role}.architecture: {_first_line(error)}", "see the model's config in transformers") from error
+    return Built(model, encoder, new_head=True)
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:4])
+    return f"{shown}, ..." if len(names) > 4 else shown
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

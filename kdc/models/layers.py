@@ -1,0 +1,71 @@
+"""Students cut from their teacher: which layers to keep, and the copy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from kdc.errors import KdcError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def layer_map(depth: int, layers: int | Sequence[int], pick: str) -> list[int]:
+    """The teacher's layers (from 0) that the student keeps, in order.
+
+    A number keeps that many: `uniform` spreads them over the depth ending with the last (every k-th, as Sun et al. 2019,
+    PKD-skip, arXiv:1908.09355, section 3, but with the top layer kept), `top` and `bottom` take one end. A list is
+    taken as it is.
+    """
+    if isinstance(layers, int):
+        if layers > depth:
+            raise KdcError(f"student.layers={layers}: the teacher has {depth} layers", f"use {depth} or fewer")
+        if pick == "uniform":
+            return [-(-(i + 1) * depth // layers) - 1 for i in range(layers)]
+        return list(range(depth - layers, depth)) if pick == "top" else list(range(layers))
+    chosen = list(layers)
+    if not chosen or min(chosen) < 0 or max(chosen) >= depth:
+        raise KdcError(
+            f"student.layers={chosen}: the teacher has layers 0 to {depth - 1}", f"use numbers from 0 to {depth - 1}"
+        )
+    return chosen
+
+
+def copy_layers(teacher: Any, kept: Sequence[int]) -> Any:
+    """A new model of the teacher's class with only the layers `kept`, all other weights copied."""
+    import copy
+
+    prefix = layer_stack(teacher)
+    depth = teacher.config.num_hidden_layers
+    config = copy.deepcopy(teacher.config)
+    for key, value in config.to_dict().items():
+        if isinstance(value, list) and len(value) == depth and key.startswith("layer"):
+            setattr(config, key, [value[i] for i in kept])
+    config.num_hidden_layers = len(kept)
+    student = type(teacher)(config)
+    renumbered = {}
+    for name, tensor in teacher.state_dict().items():
+        if name.startswith(prefix + "."):
+            number, rest = name.removeprefix(prefix + ".").split(".", 1)
+            for new, old in enumerate(kept):
+                if int(number) == old:
+                    renumbered[f"{prefix}.{new}.{rest}"] = tensor
+        else:
+            renumbered[name] = tensor
+    student.load_state_dict(renumbered, strict=True)
+    return student
+
+
+def layer_stack(model: nn.Module) -> str:
+    """The name of the `ModuleList` that holds the model's `num_hidden_layers` blocks."""
+    from torch import nn
+
+    depth = getattr(model.config, "num_hidden_layers", None)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) == depth:
+            return name
+    raise KdcError(
+        f"student.layers: {type(model).__name__} has no stack of layers to choose from",
+        "choose another student: kdc list student",
+    )

@@ -1,0 +1,73 @@
+"""What text and image classification share: one graph, one label a row, accuracy and F1."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from kdc.data.examples import Examples, Splits
+from kdc.errors import KdcError
+from kdc.export.base import Arrays, Callables, Graph, Port, Signature
+from kdc.tasks.base import Encoder, Task
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class Classification(Task):
+    """One label of a closed set for every row. `reads` names the columns that a row must have."""
+
+    reads: ClassVar[tuple[str, ...]]
+    metrics: ClassVar[Mapping[str, bool]] = {"accuracy": True, "f1": True, "f1_macro": True, "mcc": True}
+
+    def check(self, splits: Splits) -> None:
+        train = splits["train"]
+        for column in (*self.reads, "label"):
+            if column not in train:
+                raise KdcError(
+                    f"{self.name} needs a column '{column}', the data has {', '.join(train.columns)}",
+                    f"map it: dataset.columns.{column}=NAME",
+                )
+        if len(train.labels) < 2 or len(np.unique(train["label"])) < 2:
+            raise KdcError("the training split has rows of one class only", f"{self.name} needs two or more")
+
+    def inputs(self, encoder: Encoder) -> tuple[Port, ...]:
+        """The ports that this encoder fills."""
+        raise NotImplementedError
+
+    def graphs(self, model: nn.Module, encoder: Encoder, sample: Examples) -> list[Graph]:
+        from kdc.export.modules import SelectOutputs
+
+        signature = Signature(
+            name="forward",
+            inputs=self.inputs(encoder),
+            outputs=(Port("logits", "float32", ("batch", len(sample.labels))),),
+            limits={"length": max_length} if (max_length := getattr(encoder, "max_length", None)) else {},
+        )
+        batch = encoder.collate(encoder.encode(sample))
+        return [Graph(signature, SelectOutputs(model, signature), batch, prefix="model.")]
+
+    def predict(self, graphs: Callables, batch: Arrays) -> Arrays:
+        return graphs["forward"](batch)
+
+    def answers(self, outputs: Arrays, labels: Sequence[str]) -> list[Any]:
+        return [labels[i] for i in outputs["logits"].argmax(axis=-1)]
+
+    def score(self, outputs: Arrays, examples: Examples) -> dict[str, float]:
+        """Accuracy, macro-averaged F1, Matthews correlation; F1 of the second label where there are two."""
+        from sklearn import metrics
+
+        truth, guess = examples["label"], outputs["logits"].argmax(axis=-1)
+        scores = {
+            "accuracy": metrics.accuracy_score(truth, guess),
+            "f1_macro": metrics.f1_score(truth, guess, average="macro", zero_division=0.0),
+            "mcc": metrics.matthews_corrcoef(truth, guess),
+        }
+        if len(examples.labels) == 2:
+            scores["f1"] = metrics.f1_score(truth, guess, zero_division=0.0)
+        return {name: float(value) for name, value in scores.items()}
+
+    def hits(self, outputs: Arrays, examples: Examples) -> np.ndarray:
+        return (outputs["logits"].argmax(axis=-1) == examples["label"]).astype(np.float64)
