@@ -1,6 +1,7 @@
-"""What every test gets: its own cache and hub folders, no network, plain output; and the real data, where there is any."""
+"""What every test gets: its own cache and hub folders, no network, plain output; and real data, where there is any."""
 
 import os
+import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -8,16 +9,21 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-# Read when the libraries are imported, which collecting the tests does already.
-os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
+HUB = tempfile.TemporaryDirectory(prefix="kdc-tests-hub-", ignore_cleanup_errors=True)
+
+# Here and not in a fixture: the libraries read these when they are imported, which collecting the tests does already.
+os.environ |= {
+    "HF_HOME": HUB.name,
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
 
 
 @pytest.fixture(autouse=True)
 def _isolated(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or fills the user's own cache; children inherit the same."""
-    home = tmp_path_factory.mktemp("home")
-    monkeypatch.setenv("KDC_CACHE", str(home / "kdc"))
-    monkeypatch.setenv("HF_HOME", str(home / "huggingface"))
+    monkeypatch.setenv("KDC_CACHE", str(tmp_path_factory.mktemp("cache")))
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "200")
     for name in ("KDC_DATA_DIR", "KDC_DEBUG", "FORCE_COLOR"):
