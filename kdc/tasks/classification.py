@@ -71,3 +71,32 @@ class Classification(Task):
 
     def hits(self, outputs: Arrays, examples: Examples) -> np.ndarray:
         return (outputs["logits"].argmax(axis=-1) == examples["label"]).astype(np.float64)
+
+    def rescore(self, outputs: Arrays, examples: Examples, draws: np.ndarray) -> dict[str, np.ndarray]:
+        """The metrics of `score`, from how often each class is true, guessed and both in each draw.
+
+        Matthews correlation by Gorodkin 2004 (equation 8): (c·s - t·g) / sqrt((s² - t·t)(s² - g·g)), with c right ones
+        of s rows, t rows of each true class and g of each guessed one; 0 where it is undefined.
+        """
+        truth, guess = examples["label"], outputs["logits"].argmax(axis=-1)
+        classes = len(examples.labels)
+        rows = draws.shape[1]
+
+        def counts(label: np.ndarray) -> np.ndarray:
+            """`[draws, classes]`; rows whose label is `classes` are left out."""
+            cells = label[draws] + (classes + 1) * np.arange(len(draws))[:, None]
+            return np.bincount(cells.ravel(), minlength=len(draws) * (classes + 1)).reshape(-1, classes + 1)[:, :-1]
+
+        true, guessed, both = counts(truth), counts(guess), counts(np.where(truth == guess, truth, classes))
+        right = both.sum(axis=1)
+        f1 = 2 * both / np.maximum(true + guessed, 1)  # [draws, classes]
+        spread = np.sqrt((rows**2 - (true**2).sum(axis=1)) * (rows**2.0 - (guessed**2).sum(axis=1)))
+        covariance = right * rows - (true * guessed).sum(axis=1)
+        scores = {
+            "accuracy": right / rows,
+            "f1_macro": f1.sum(axis=1) / np.maximum((true + guessed > 0).sum(axis=1), 1),
+            "mcc": np.divide(covariance, spread, out=np.zeros(len(draws)), where=spread > 0),
+        }
+        if classes == 2:
+            scores["f1"] = f1[:, 1]
+        return scores
