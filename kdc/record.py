@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-SCHEMA = "kdc.record/1"
+SCHEMA: Literal["kdc.record/1"] = "kdc.record/1"
 
 
 class _Part(BaseModel):
@@ -132,6 +132,9 @@ class Latency(_Part):
 class Memory(_Part):
     peak_rss_bytes: int
     idle_rss_bytes: int
+    """Of a Python process before it imports anything that serves."""
+    loaded_rss_bytes: int | None = None
+    """After the artifact was loaded, before its first call."""
 
 
 class Variant(_Part):
@@ -149,6 +152,7 @@ class Variant(_Part):
     """The loaded artifact held against the torch model: argmax agreement, largest difference."""
     latency: list[Latency] = Field(default_factory=list)
     load_seconds: float | None = None
+    first_call_ms: float | None = None
     memory: Memory | None = None
     replicates: list[dict[str, Any]] = Field(default_factory=list)
 

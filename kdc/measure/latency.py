@@ -37,6 +37,7 @@ class VariantTiming:
     latency: list[Latency]
     memory: Memory
     load_seconds: float
+    first_call_ms: float | None
     notes: list[str] = field(default_factory=list)
 
 
@@ -173,12 +174,15 @@ def _summary(
             )
         )
     warm = [f"{name} did not become steady in its warm-up at: {'; '.join(unsteady)}"] if unsteady else []
-    memory = Memory(
-        peak_rss_bytes=int(median(result["peak_rss_bytes"] for result in results)),
-        idle_rss_bytes=int(median(result["idle_rss_bytes"] for result in results)),
+    middle = {key: median(result[key] for result in results) for key in results[0] if key.endswith("_bytes")}
+    calls = [result["first_call_ms"] for result in results if result["first_call_ms"] is not None]
+    return VariantTiming(
+        latency,
+        Memory(**{key: int(value) for key, value in middle.items()}),
+        load_seconds=float(median(result["load_seconds"] for result in results)),
+        first_call_ms=float(median(calls)) if calls else None,
+        notes=[*(f"{name}: {note}" for note in notes), *warm],
     )
-    load_seconds = float(median(result["load_seconds"] for result in results))
-    return VariantTiming(latency, memory, load_seconds, [*(f"{name}: {note}" for note in notes), *warm])
 
 
 def _compare(own: VariantTiming, others: Mapping[str, VariantTiming]) -> None:

@@ -12,7 +12,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -29,10 +29,10 @@ def run_job(job: dict[str, Any]) -> dict[str, Any]:
     """Load `job["artifact"]`, time its `workloads` and its `rows` end to end.
 
     A job holds: artifact, threads, plugins, workloads `[{batch, length?}]`, calls, seconds, rows (.npz or null).
-    Returns load_seconds, first_call_ms, idle/loaded/peak_rss_bytes, pinned and a list `timed`, in the order of the
-    workloads and then the rows: `{samples (milliseconds), steady}`.
+    Returns load_seconds, first_call_ms, idle/loaded/peak_rss_bytes and a list `timed`, in the order of the workloads
+    and then the rows: `{samples (milliseconds), steady}`.
     """
-    pinned = _pin(job["threads"])
+    _pin(job["threads"])
     idle, _ = _resident_bytes()
 
     started = time.perf_counter()
@@ -54,7 +54,7 @@ def run_job(job: dict[str, Any]) -> dict[str, Any]:
         call = partial(session.run, batch)
         if first_call is None:
             first_call = milliseconds(call)
-        steady = warm_up([call], seconds=job["seconds"])
+        steady = warm_up(call, seconds=job["seconds"])
         timed.append({"samples": time_calls(call, calls=job["calls"], seconds=job["seconds"]), "steady": steady})
     if job["rows"]:
         from kdc.measure.rows import read_rows
@@ -64,7 +64,7 @@ def run_job(job: dict[str, Any]) -> dict[str, Any]:
         if first_call is None:
             first_call = milliseconds(calls[0])
         # No time limit here: stopping early would leave slow variants with other rows than fast ones.
-        steady = warm_up(calls, seconds=job["seconds"])
+        steady = warm_up(calls[0], seconds=job["seconds"])
         timed.append({"samples": [milliseconds(call) for call in calls], "steady": steady})
     return {
         "load_seconds": load_seconds,
@@ -72,20 +72,19 @@ def run_job(job: dict[str, Any]) -> dict[str, Any]:
         "idle_rss_bytes": idle,
         "loaded_rss_bytes": loaded,
         "peak_rss_bytes": _resident_bytes()[1],
-        "pinned": pinned,
         "timed": timed,
     }
 
 
-def warm_up(calls: Sequence[Callable[[], object]], *, seconds: float) -> bool:
-    """Call in turn until the median of the last 5 lies within 10% of the 5 before; whether that was reached.
+def warm_up(call: Callable[[], object], *, seconds: float) -> bool:
+    """Call until the median of the last 5 lies within 10% of the 5 before; whether that was reached.
 
     Gives up after `WARM_UP_CALLS`, or after `seconds` and at least 3 calls.
     """
     taken: list[float] = []
     deadline = time.perf_counter() + seconds
     while len(taken) < WARM_UP_CALLS and (len(taken) < 3 or time.perf_counter() < deadline):
-        taken.append(milliseconds(calls[len(taken) % len(calls)]))
+        taken.append(milliseconds(call))
         if len(taken) >= 10:
             before, last = median(taken[-10:-5]), median(taken[-5:])
             if abs(last - before) <= STEADY_WITHIN * before:
@@ -108,15 +107,11 @@ def milliseconds(call: Callable[[], object]) -> float:
     return (time.perf_counter_ns() - started) / 1e6
 
 
-def _pin(threads: int) -> list[int] | None:
-    """Keep this process on its first `threads` cores, where the system has such a thing; the cores it is kept on."""
-    if not hasattr(os, "sched_setaffinity"):
-        return None
-    cores = sorted(os.sched_getaffinity(0))[:threads]
-    with contextlib.suppress(PermissionError):  # a container may forbid it; the thread counts still hold
-        os.sched_setaffinity(0, cores)
-        return cores
-    return None
+def _pin(threads: int) -> None:
+    """Keep this process on its first `threads` cores, where the system has such a thing."""
+    if hasattr(os, "sched_setaffinity"):
+        with contextlib.suppress(PermissionError):  # a container may forbid it; the thread counts still hold
+            os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
 
 
 def _resident_bytes() -> tuple[int, int]:
