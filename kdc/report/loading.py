@@ -1,0 +1,83 @@
+"""The snippet that serves a shipped artifact without kdc: plain transformers, onnxruntime, tokenizers, Pillow."""
+
+from __future__ import annotations
+
+from kdc.record import Artifact, Variant
+
+LABELS = """\
+import json
+
+folder = "{path}"
+labels = json.load(open(f"{{folder}}/kdc.json"))["labels"]
+"""
+
+TEXT_INPUTS = """\
+from transformers import AutoTokenizer
+
+inputs = AutoTokenizer.from_pretrained(folder)(["your text"], truncation=True, return_tensors="{tensors}")
+"""
+
+IMAGE_INPUTS = """\
+import numpy as np
+from PIL import Image
+
+how = json.load(open(f"{{folder}}/preprocessor_config.json"))
+mean, std = np.float32(how["image_mean"]), np.float32(how["image_std"])
+image = Image.open("your.png").convert("L" if len(mean) == 1 else "RGB")
+pixels = np.asarray(image.resize((how["size"]["width"], how["size"]["height"]), Image.Resampling.BILINEAR))
+pixels = (pixels.reshape(*pixels.shape[:2], len(mean)) * np.float32(how["rescale_factor"]) - mean) / std
+inputs = {{"pixel_values": {array}}}
+"""
+
+TORCH = """\
+import torch
+from transformers import {model}
+
+with torch.inference_mode():
+    logits = {model}.from_pretrained(folder)(**inputs).logits
+"""
+
+PROGRAM = """\
+import torch
+
+logits = torch.export.load(f"{{folder}}/forward.pt2").module()(**inputs)[0]
+"""
+
+ONNX = """\
+import onnxruntime
+
+session = onnxruntime.InferenceSession(f"{{folder}}/forward.onnx")
+logits = session.run(None, {{port.name: inputs[port.name] for port in session.get_inputs()}})[0]
+"""
+
+ANSWER = "print([labels[i] for i in logits.argmax(-1)])\n"
+
+
+def loading_snippet(variant: Variant) -> str:
+    """Code for a classifier in torch or onnxruntime, read off the files that ship; empty for anything else."""
+    assert variant.artifact is not None
+    artifact = variant.artifact
+    call = _call(artifact)
+    if not call:
+        return ""
+    in_torch = call is not ONNX
+    if "preprocessor_config.json" in artifact.files:
+        batch = "pixels.transpose(2, 0, 1)[None]"
+        inputs = IMAGE_INPUTS.format(array=f"torch.from_numpy({batch})" if in_torch else batch)
+        model = "AutoModelForImageClassification"
+    else:
+        inputs = TEXT_INPUTS.format(tensors="pt" if in_torch else "np")
+        model = "AutoModelForSequenceClassification"
+    parts = [LABELS.format(path=artifact.path), inputs, call.format(model=model), ANSWER]
+    if in_torch and "preprocessor_config.json" in artifact.files:
+        # The call imports torch, which the inputs of an image are already made with.
+        parts[1], parts[2] = f"import torch\n{parts[1]}", parts[2].replace("import torch\n", "", 1)
+    return "\n".join(parts)
+
+
+def _call(artifact: Artifact) -> str:
+    if "forward.onnx" in artifact.files:
+        return ONNX
+    if "forward.pt2" in artifact.files:
+        return PROGRAM
+    return TORCH if "config.json" in artifact.files else ""

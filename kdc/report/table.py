@@ -1,0 +1,162 @@
+"""How numbers of a record read, and the table of variants that console and Markdown share. Text only, no rendering."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kdc.record import Latency, MetricValue, Quality, RunRecord, Variant, Versus
+
+MISSING = "-"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a cell says, and the smaller print beside or below it."""
+
+    main: str
+    detail: str = ""
+
+
+def score(name: str, value: float) -> str:
+    """Shares as percentages (`88.4%`), everything else (a correlation, a perplexity) as a number."""
+    return f"{value:.1%}" if _is_share(name) else f"{value:.3f}"
+
+
+def score_interval(name: str, ci95: tuple[float, float] | None) -> str:
+    if ci95 is None:
+        return ""
+    return "{:.1f}–{:.1f}%".format(*(100 * v for v in ci95)) if _is_share(name) else "{:.3f}–{:.3f}".format(*ci95)
+
+
+def significant(value: float) -> str:
+    """Three significant digits, without an exponent: `0.123`, `11.9`, `245`."""
+    decimals = next((d for limit, d in ((1, 3), (10, 2), (100, 1)) if abs(value) < limit), 0)
+    return f"{value:,.{decimals}f}"
+
+
+def size(count: int) -> str:
+    """Decimal units, as disks and downloads are counted."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{significant(count / scale)} {unit}"
+    return f"{count} B"
+
+
+def times(ratio: float) -> str:
+    """A factor: `8.1x`, and `0.98x` where one decimal would hide the difference."""
+    return f"{ratio:.2f}x" if ratio < 2 else f"{ratio:.1f}x" if ratio < 100 else f"{ratio:,.0f}x"
+
+
+def times_interval(ci95: tuple[float, float] | None) -> str:
+    return f"{times(ci95[0])[:-1]}–{times(ci95[1])}" if ci95 else ""
+
+
+def seconds(value: float) -> str:
+    if value < 10:
+        return f"{value:.1f} s"
+    return f"{value:.0f} s" if value < 120 else f"{value / 60:.1f} min"
+
+
+def workload(latency_workload: Mapping[str, Any]) -> str:
+    """`batch 1 x 32 tokens`, `batch 8`, `100 rows end to end`."""
+    if latency_workload.get("end_to_end"):
+        return f"{latency_workload['rows']} rows end to end"
+    batch = f"batch {latency_workload['batch']}"
+    return f"{batch} x {latency_workload['length']} tokens" if "length" in latency_workload else batch
+
+
+def model_name(variant: Variant) -> str:
+    """The variant without its runtime: where the name carries it, it would stand in the table twice."""
+    return variant.name.removesuffix(variant.runtime).rstrip(" -_.:/@") or variant.name
+
+
+def primary(quality: Quality) -> tuple[str, MetricValue]:
+    return next(item for item in quality.metrics.items() if item[1].primary)
+
+
+def first_workload(record: RunRecord) -> Mapping[str, Any] | None:
+    """The workload that stands for latency in one-row-a-variant tables."""
+    return next((variant.latency[0].workload for variant in record.variants if variant.latency), None)
+
+
+def latency_at(variant: Variant, wanted: Mapping[str, Any] | None) -> Latency | None:
+    return next((latency for latency in variant.latency if latency.workload == wanted), None)
+
+
+def versus(latency: Latency | None, against: str | None) -> Versus | None:
+    return next((v for v in latency.versus if v.against == against), None) if latency else None
+
+
+def baseline(record: RunRecord) -> Variant | None:
+    """The variant that ratios are against, when the run came far enough to have it."""
+    return next((variant for variant in record.variants if variant.name == record.baseline), None)
+
+
+def headers(record: RunRecord) -> list[str]:
+    scored = next((variant.quality for variant in record.variants if variant.quality), None)
+    wanted = first_workload(record)
+    return [
+        "variant",
+        "runtime",
+        "precision",
+        f"{primary(scored)[0]} ({scored.split})" if scored else "quality",
+        "retained",
+        "size",
+        f"p50 ms, {workload(wanted)}" if wanted else "p50 ms",
+        "speed-up",
+        "peak memory",
+    ]
+
+
+def rows(record: RunRecord) -> list[list[Cell]]:
+    """One row a variant in the order of `headers`; what a run did not get to is `-`."""
+    return [_row(record, variant) for variant in record.variants]
+
+
+def _row(record: RunRecord, variant: Variant) -> list[Cell]:
+    reference = baseline(record)
+    latency = latency_at(variant, first_workload(record))
+    faster = versus(latency, record.baseline)
+    return [
+        Cell(model_name(variant)),
+        Cell(variant.runtime),
+        Cell(variant.precision),
+        _quality(variant),
+        _retained(variant, reference),
+        _size(variant, reference),
+        Cell(significant(latency.p50_ms)) if latency else Cell(MISSING),
+        Cell(times(faster.ratio), times_interval(faster.ci95)) if faster else Cell(_unit(variant, reference, latency)),
+        Cell(size(variant.memory.peak_rss_bytes)) if variant.memory else Cell(MISSING),
+    ]
+
+
+def _quality(variant: Variant) -> Cell:
+    if variant.quality is None:
+        return Cell(MISSING)
+    name, metric = primary(variant.quality)
+    return Cell(score(name, metric.value), score_interval(name, metric.ci95))
+
+
+def _retained(variant: Variant, reference: Variant | None) -> Cell:
+    if variant.quality is None or variant.quality.retained is None:
+        return Cell(_unit(variant, reference, variant.quality))
+    return Cell(f"{variant.quality.retained:.1%}")
+
+
+def _size(variant: Variant, reference: Variant | None) -> Cell:
+    if variant.artifact is None:
+        return Cell(MISSING)
+    if reference is None or reference.artifact is None or reference is variant:
+        return Cell(size(variant.artifact.bytes))
+    ratio = reference.artifact.bytes / variant.artifact.bytes
+    return Cell(size(variant.artifact.bytes), f"{times(ratio)} smaller" if ratio >= 1 else f"{times(1 / ratio)} larger")
+
+
+def _unit(variant: Variant, reference: Variant | None, measured: object) -> str:
+    return "baseline" if variant is reference and measured is not None else MISSING
+
+
+def _is_share(name: str) -> bool:
+    return name.startswith(("accuracy", "f1", "precision", "recall", "exact_match"))

@@ -1,0 +1,104 @@
+"""One honest sentence about a run: what the last variant kept, what it gained, against which baseline, at what."""
+
+from __future__ import annotations
+
+from kdc.record import RunRecord, Variant, Versus
+from kdc.report import table
+
+
+def verdict(record: RunRecord) -> str:
+    """The last variant against the baseline (the teacher in torch fp32) and against the teacher in its own runtime.
+
+    Quality that the number of rows cannot tell apart and speed whose interval holds 1 are said to be so.
+    """
+    if record.run.status == "failed":
+        where = f" in stage {record.run.failed_stage}" if record.run.failed_stage else ""
+        return f"The run failed{where}: {record.run.error or 'no reason was recorded'}"
+    if not record.variants:
+        return "No variant was measured."
+    final = record.variants[-1]
+    clauses = [c for c in (_quality(record, final), _speed(record, final), _size(record, final)) if c]
+    if not clauses:
+        return f"{_named(final)} was built; nothing was measured."
+    return f"{_named(final)} {_listed(clauses)}."
+
+
+def fair_baseline(record: RunRecord, variant: Variant) -> Variant | None:
+    """The teacher in the runtime of `variant`: against it, a runtime's gain is not sold as compression's."""
+    reference = table.baseline(record)
+    if reference is None or reference.runtime == variant.runtime:
+        return None
+    same = (v for v in record.variants if v.runtime == variant.runtime and v is not variant)
+    return next((v for v in same if (v.stage, v.precision) == (reference.stage, reference.precision)), None)
+
+
+def _quality(record: RunRecord, final: Variant) -> str:
+    if final.quality is None:
+        return ""
+    name, metric = table.primary(final.quality)
+    own = table.score(name, metric.value)
+    data = f"{final.quality.n:,} {final.quality.split} rows"
+    reference = table.baseline(record)
+    if reference is None or reference is final or reference.quality is None:
+        return f"has {own} {name} ({data})"
+    theirs = reference.quality.metrics[name].value
+    against = f"{own} against {table.score(name, theirs)}, {data}"
+    if metric.ci95 and metric.ci95[0] <= theirs <= metric.ci95[1]:
+        interval = table.score_interval(name, metric.ci95)
+        against += f": not distinguishable within the 95% interval {interval}"
+    if final.quality.retained is None or not metric.higher_is_better:
+        return f"has {name} of {own} ({against})"
+    return f"keeps {final.quality.retained:.1%} of the teacher's {name} ({against})"
+
+
+def _speed(record: RunRecord, final: Variant) -> str:
+    wanted = table.first_workload(record)
+    latency = table.latency_at(final, wanted)
+    if latency is None or wanted is None:
+        return ""
+    at = f"at {table.workload(wanted)}{_threads(record)}"
+    reference, fair = table.baseline(record), fair_baseline(record, final)
+    clauses = [
+        _pace(against, other)
+        for other in (reference, fair)
+        if other and (against := table.versus(latency, other.name)) is not None
+    ]
+    if not clauses:
+        return f"takes {table.significant(latency.p50_ms)} ms {at}"
+    return f"is {clauses[0]}{f' ({clauses[1]})' if clauses[1:] else ''} {at}"
+
+
+def _pace(against: Versus, other: Variant) -> str:
+    name = f"the {_named(other)}" if table.model_name(other) == "teacher" else _named(other)
+    if against.ci95 and against.ci95[0] <= 1 <= against.ci95[1]:
+        interval = table.times_interval(against.ci95)
+        return f"not distinguishable in speed from {name} ({table.times(against.ratio)}, 95% interval {interval})"
+    if against.ratio >= 1:
+        return f"{table.times(against.ratio)} faster than {name}"
+    return f"{table.times(1 / against.ratio)} slower than {name}"
+
+
+def _size(record: RunRecord, final: Variant) -> str:
+    reference = table.baseline(record)
+    if final.artifact is None:
+        return ""
+    if reference is None or reference is final or reference.artifact is None:
+        return f"ships in {table.size(final.artifact.bytes)}"
+    ratio = reference.artifact.bytes / final.artifact.bytes
+    if 0.99 < ratio < 1.01:
+        return "is as large"
+    return f"is {table.times(ratio)} smaller" if ratio > 1 else f"is {table.times(1 / ratio)} larger"
+
+
+def _threads(record: RunRecord) -> str:
+    chosen = (record.config.get("bench") or {}).get("threads")
+    count = chosen or (record.environment.threads if record.environment else None)
+    return f" on {count} thread{'s' if count != 1 else ''}" if count else ""
+
+
+def _named(variant: Variant) -> str:
+    return f"{table.model_name(variant)} in {variant.runtime}"
+
+
+def _listed(clauses: list[str]) -> str:
+    return clauses[0] if len(clauses) == 1 else f"{', '.join(clauses[:-1])}, and {clauses[-1]}"
