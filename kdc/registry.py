@@ -18,7 +18,7 @@ T = TypeVar("T")
 class Component(BaseModel):
     """Settings and behaviour in one frozen model: its fields are its YAML, its methods do the work."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
 
 class Registry(Generic[T]):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
-from kdc.compress.plan import PrecisionPlan
+from kdc.compress.plan import Precision, PrecisionPlan
 from kdc.registry import Component, Registry
 
 if TYPE_CHECKING:
@@ -15,10 +15,12 @@ if TYPE_CHECKING:
 class Pass(Component):
     """One compression step: it changes the module, or the precision plan that a runtime realizes.
 
-    `changes_weights` says which: a pass that leaves the weights alone costs no copy of the model.
+    `changes_weights` says which: a pass that leaves the weights alone costs no copy of the model. `precision` is what
+    it asks of a runtime, so that a missing cell of precision x runtime is refused before a model is loaded.
     """
 
     changes_weights: ClassVar[bool] = False
+    precision: ClassVar[Precision | None] = None
     name: str
 
     @abstractmethod

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from kdc.compress.base import PASSES, Pass
-from kdc.compress.plan import PrecisionPlan
+from kdc.compress.plan import Precision, PrecisionPlan
 
 if TYPE_CHECKING:
     from torch import nn
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 class Bf16(Pass):
     """Half the bytes, no calibration; the torch runtime realizes it."""
 
+    precision: ClassVar[Precision | None] = "bf16"
     name: Literal["bf16"]
 
     def apply(self, model: nn.Module, plan: PrecisionPlan) -> tuple[nn.Module, PrecisionPlan]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
 from kdc.compress.base import PASSES, Pass
-from kdc.compress.plan import ModulePrecision, PrecisionPlan
+from kdc.compress.plan import ModulePrecision, Precision, PrecisionPlan
 from kdc.machine import has_int8_dot
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ class Int8(Pass):
     `exclude` are shell patterns of module names to leave in float.
     """
 
+    precision: ClassVar[Precision | None] = "int8"
     name: Literal["int8"]
     per_channel: bool = True
     reduce_range: bool | None = None
