@@ -218,6 +218,8 @@ def _from_scratch(config: ModelConfig, role: str, needs: Needs, encoder: Encoder
             model = needs.task.model_class().from_config(settings)
     except (ValueError, TypeError, KeyError) as error:
         raise KdcError(f"{role}.architecture: {_first_line(error)}", "see the model's config in transformers") from error
+    if needs.task.modality == "text":
+        encoder = encoder.for_inputs(_text_inputs(model))
     return Built(model, encoder, new_head=True)
 
 

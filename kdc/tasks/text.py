@@ -41,6 +41,10 @@ class TextEncoder(Encoder):
         pad = pad["content"] if isinstance(pad, Mapping) else pad
         self.pad_id = self._tokenizer.token_to_id(pad) if pad else None
 
+    def for_inputs(self, names: Sequence[str]) -> TextEncoder:
+        """The same tokenizer for a model that takes these inputs."""
+        return TextEncoder(self._json, {**self._settings, "model_input_names": list(names)})
+
     @property
     def vocab_size(self) -> int:
         return int(self._tokenizer.get_vocab_size())

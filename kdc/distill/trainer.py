@@ -1,0 +1,214 @@
+"""The one training loop, teacher and student alike: transformers' Trainer over kdc's batches, terms and validation."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
+from transformers.trainer_callback import PrinterCallback
+
+from kdc.data.examples import Examples
+from kdc.distill.batches import LengthBuckets
+from kdc.distill.distiller import Distiller
+from kdc.distill.settings import TrainConfig
+from kdc.distill.terms.base import Term
+from kdc.export.modules import graph_callables
+from kdc.machine import has_bf16
+from kdc.models.build import Built
+from kdc.quiet import quiet
+from kdc.record import Train
+from kdc.tasks.base import Task
+from kdc.tasks.inference import predict_rows
+
+COMPLETE = "complete"
+LOGS_PER_TRAINING = 40
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a model learns from: rows, the rows that choose the best epoch, and the teacher's logits if there are any."""
+
+    task: Task
+    train: Examples
+    validation: Examples
+    metric: str
+    logits: np.ndarray | None = None
+    """`[rows of train, classes]`, float32."""
+
+
+Progress = Callable[[int, int, str], None]
+"""`progress(steps done, steps in all, what to show beside them)`."""
+
+
+def precision_used(settings: TrainConfig) -> str:
+    """`bf16` or `fp32`: what `precision: auto` comes to on this machine."""
+    if settings.precision != "auto":
+        return settings.precision
+    on_gpu = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    return "bf16" if on_gpu or (not torch.cuda.is_available() and has_bf16()) else "fp32"
+
+
+def train(
+    built: Built,
+    lesson: Lesson,
+    terms: Mapping[str, Term],
+    settings: TrainConfig,
+    *,
+    seed: int,
+    scratch: Path,
+    progress: Progress,
+) -> Train:
+    """Train `built.model` in place and leave the weights of its best validation in it.
+
+    Checkpoints go to `scratch`; if a killed run left whole ones there, training goes on from the newest.
+    """
+    set_seed(seed)
+    encoded = built.encoder.encode(lesson.train)
+    sampler = LengthBuckets([built.encoder.length(row) for row in encoded], settings.batch_size, seed=seed)
+    steps = max(1, round(settings.epochs * len(sampler)))
+    trainer = _Trainer(
+        model=Distiller(built.model, terms),
+        args=_arguments(settings, lesson, steps=steps, epoch_steps=len(sampler), scratch=scratch, seed=seed),
+        train_dataset=range(len(encoded)),
+        eval_dataset=range(len(lesson.validation)),
+        data_collator=_Collator(built, encoded, lesson),
+        callbacks=[_Watcher(progress, settings.checkpoint_seconds)],
+    )
+    trainer.sampler, trainer.built, trainer.lesson = sampler, built, lesson
+    trainer.remove_callback(PrinterCallback)
+    started = time.perf_counter()
+    resumed = _newest_checkpoint(scratch)
+    with quiet():
+        trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+    seconds = time.perf_counter() - started
+    done = steps - (int(resumed.name.rpartition("-")[2]) if resumed else 0)
+    built.model.eval()
+    return Train(
+        epochs=settings.epochs,
+        steps=steps,
+        samples_per_second=done / len(sampler) * len(encoded) / seconds,
+        history=[{k: v for k, v in row.items() if isinstance(v, int | float)} for row in trainer.state.log_history],
+    )
+
+
+def _arguments(
+    settings: TrainConfig, lesson: Lesson, *, steps: int, epoch_steps: int, scratch: Path, seed: int
+) -> TrainingArguments:
+    interval = max(1, min(steps, epoch_steps // settings.evaluations))
+    return TrainingArguments(
+        output_dir=str(scratch),
+        max_steps=steps,
+        per_device_train_batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        warmup_steps=round(settings.warmup_ratio * steps),
+        lr_scheduler_type="constant_with_warmup" if settings.schedule == "constant" else settings.schedule,
+        max_grad_norm=settings.max_grad_norm,
+        optim="adamw_torch_fused",
+        bf16=precision_used(settings) == "bf16",
+        use_cpu=not torch.cuda.is_available(),
+        eval_strategy="steps",
+        eval_steps=interval,
+        save_strategy="steps",
+        save_steps=interval,
+        save_total_limit=2,
+        load_best_model_at_end=True,
+        metric_for_best_model=lesson.metric,
+        greater_is_better=lesson.task.metrics[lesson.metric],
+        logging_steps=max(1, steps // LOGS_PER_TRAINING),
+        seed=seed,
+        data_seed=seed,
+        disable_tqdm=True,
+        report_to=[],
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+        label_names=["labels"],
+    )
+
+
+class _Collator:
+    """Row numbers -> one batch of tensors: the student's inputs, the labels, the teacher's signals."""
+
+    def __init__(self, built: Built, encoded: list[dict[str, Any]], lesson: Lesson) -> None:
+        self.encoder, self.encoded, self.lesson = built.encoder, encoded, lesson
+        self.labels = torch.from_numpy(np.asarray(lesson.train["label"], dtype=np.int64))
+        self.logits = None if lesson.logits is None else torch.from_numpy(lesson.logits)
+
+    def __call__(self, rows: list[int]) -> dict[str, Any]:
+        arrays = self.encoder.collate([self.encoded[row] for row in rows])
+        batch: dict[str, Any] = {"inputs": {name: torch.from_numpy(array) for name, array in arrays.items()}}
+        batch["labels"] = self.labels[rows]
+        if self.logits is not None:
+            batch["teacher"] = {"logits": self.logits[rows]}
+        return batch
+
+
+class _Trainer(Trainer):
+    """Trainer with kdc's sampler, kdc's validation (the task's own loop and metrics) and the terms in its log."""
+
+    sampler: LengthBuckets
+    built: Built
+    lesson: Lesson
+
+    def get_train_dataloader(self) -> DataLoader:
+        loader = DataLoader(self.train_dataset, batch_sampler=self.sampler, collate_fn=self.data_collator)
+        return self.accelerator.prepare(loader)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        rows = self.lesson.validation
+        self.built.model.eval()
+        graphs = graph_callables(self.lesson.task.graphs(self.built.model, self.built.encoder, rows.select([0, 0])))
+        outputs = predict_rows(self.lesson.task, graphs, self.built.encoder, self.built.encoder.encode(rows))
+        scores = self.lesson.task.score(outputs, rows)
+        metrics = {f"eval_{name}": value for name, value in scores.items()}
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:
+            logs |= self.model.drain()
+        super().log(logs, start_time)
+
+
+class _Watcher(TrainerCallback):
+    """Tells the progress bar, checkpoints by the clock, and marks checkpoints whose writing was finished."""
+
+    def __init__(self, progress: Progress, seconds: float) -> None:
+        self.progress, self.seconds, self.saved_at = progress, seconds, time.monotonic()
+        self.score = ""
+
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.progress(state.global_step, state.max_steps, self.score)
+        if time.monotonic() - self.saved_at > self.seconds:
+            control.should_save = True
+
+    def on_log(self, args: Any, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any) -> None:
+        metric = f"eval_{args.metric_for_best_model}"
+        if logs and metric in logs:
+            self.score = f"validation {args.metric_for_best_model} {logs[metric]:.4f}"
+
+    def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.saved_at = time.monotonic()
+        Path(args.output_dir, f"checkpoint-{state.global_step}", COMPLETE).touch()
+
+
+
+
+def _newest_checkpoint(scratch: Path) -> Path | None:
+    """The last whole checkpoint; ones that a kill left half-written are deleted."""
+    whole = []
+    for folder in scratch.glob("checkpoint-*"):
+        if (folder / COMPLETE).exists():
+            whole.append(folder)
+        else:
+            shutil.rmtree(folder)
+    return max(whole, key=lambda folder: int(folder.name.rpartition("-")[2]), default=None)
