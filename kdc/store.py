@@ -12,9 +12,6 @@ store knows no stage: what goes into a key, and what a stage's files mean, is it
 from __future__ import annotations
 
 import errno
-import hashlib
-import json
-import math
 import os
 import re
 import shutil
@@ -27,13 +24,11 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from pydantic import BaseModel
 
 from kdc import __version__
 from kdc.errors import KdcError
+from kdc.manifest import FORMAT, MANIFEST, canonical, damage_of, publish, read_manifest, stage_key
 
-MANIFEST = "manifest.json"
-FORMAT = 1
 DAY = 24 * 60 * 60
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 
@@ -72,15 +67,6 @@ def default_root() -> Path:
     return Path(os.environ.get("KDC_CACHE") or "~/.cache/kdc").expanduser()
 
 
-def stage_key(name: str, version: int, parts: Mapping[str, Any]) -> str:
-    """sha256 of the canonical JSON of all that a stage depends on; parts are JSON values and pydantic models."""
-    if not re.fullmatch(r"[\w.+-]+", name):
-        raise ValueError(f"stage name {name!r} is no folder name")
-    canonical = _canonical({"name": name, "version": version, "parts": parts}, name)
-    text = json.dumps(canonical, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 class Store:
     """The stages under one root folder, shared by any number of processes."""
 
@@ -97,7 +83,7 @@ class Store:
         started = time.perf_counter()
         key = stage_key(name, version, parts)
         target = self._folder(name, key)
-        with _storage_errors(self.root, name):
+        with _storage_errors(self.root, f"stage {name}"):
             cached = damage_of(target) is None
             if not cached:
                 with self._locked(name, key, notify):
@@ -106,7 +92,7 @@ class Store:
                     if damage is not None:
                         if target.exists():
                             notify(f"stage {name} {key[:8]} in the store was damaged ({damage}); building it again")
-                        self._build(name, key, build, {"parts": _canonical(parts, name), "version": version})
+                        self._build(name, key, build, {"parts": canonical(parts, name), "version": version})
             with suppress(OSError):  # a store that can only be read serves its stages all the same
                 os.utime(target / MANIFEST)
             shutil.rmtree(self._scratch(name, key), ignore_errors=True)
@@ -141,7 +127,7 @@ class Store:
         Leftovers of killed runs go always, work that another run is at never.
         """
         removed = []
-        with _storage_errors(self.root, "prune"):
+        with _storage_errors(self.root, "kdc cache prune"):
             self._sweep()
             left = sum(entry.bytes for entry in self.entries())
             for entry in self.entries():
@@ -171,14 +157,14 @@ class Store:
                 "kdc": __version__,
                 "wall_seconds": round(time.perf_counter() - started, 3),
             }
-            _publish(folder, target, manifest)
+            publish(folder, target, manifest)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
 
     def _published(self, name: str, key: str, *, cached: bool, seconds: float) -> Published:
         path = self._folder(name, key)
-        built_seconds = json.loads((path / MANIFEST).read_bytes())["wall_seconds"]
+        built_seconds = read_manifest(path)["wall_seconds"]
         return Published(name, key, path, cached, seconds, built_seconds)
 
     @contextmanager
@@ -229,72 +215,8 @@ class Store:
         return self.root / "scratch" / f"{name}-{key}"
 
 
-def damage_of(folder: Path) -> str | None:
-    """What is wrong with a published stage: every file is read and held against the manifest. None: it is whole."""
-    if not folder.is_dir():
-        return "it is not there"
-    try:
-        manifest = json.loads((folder / MANIFEST).read_bytes())
-        expected = manifest["files"]
-        key = stage_key(manifest["name"], manifest["version"], manifest["parts"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return f"{MANIFEST} is missing or unreadable"
-    if key != folder.name or manifest["format"] != FORMAT:
-        return f"{MANIFEST} is that of another stage"
-    found = {path.relative_to(folder).as_posix(): path for path in _files(folder)}
-    if missing := sorted(expected.keys() - found.keys()):
-        return f"{missing[0]} is missing"
-    if extra := sorted(found.keys() - expected.keys()):
-        return f"{extra[0]} does not belong to it"
-    for name, path in sorted(found.items()):
-        try:
-            intact = path.stat().st_size == expected[name]["bytes"] and _sha256(path) == expected[name]["sha256"]
-        except OSError as error:
-            return f"{name} cannot be read: {error.strerror}"
-        if not intact:
-            return f"{name} was changed"
-    return None
-
-
-# Publishing, in steps so small that a kill between any two of them can be tested.
-
-
-def _publish(folder: Path, target: Path, manifest: Mapping[str, Any]) -> None:
-    _write_manifest(folder, manifest)
-    _sync_files(folder)
-    _rename(folder, target)
-    _sync(target.parent)
-
-
-def _write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
-    files = {
-        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": _sha256(path)}
-        for path in sorted(_files(folder))
-    }
-    text = json.dumps({**manifest, "files": files}, indent=2, ensure_ascii=False)
-    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
-
-
-def _sync_files(folder: Path) -> None:
-    for path in folder.rglob("*"):
-        _sync(path)
-    _sync(folder)
-
-
-def _rename(folder: Path, target: Path) -> None:
-    folder.rename(target)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 @contextmanager
-def _storage_errors(root: Path, name: str) -> Iterator[None]:
+def _storage_errors(root: Path, doing: str) -> Iterator[None]:
     """Turn a full disk, or a root that cannot be written, into one line; other errors go through as they are."""
     try:
         yield
@@ -303,7 +225,7 @@ def _storage_errors(root: Path, name: str) -> Iterator[None]:
     except Exception as error:
         if _is_disk_full(error):
             raise KdcError(
-                f"stage {name}: the disk of the store {root} is full ({_free_bytes(root) / 1e6:,.0f} MB are free)",
+                f"{doing}: the disk of the store {root} is full ({_free_bytes(root) / 1e6:,.0f} MB are free)",
                 "make room with `kdc cache prune --all`, or choose another place with cache_dir=",
                 exit_code=1,
             ) from error
@@ -338,32 +260,8 @@ def _free_bytes(path: Path) -> int:
     return shutil.disk_usage(next(place for place in (path, *path.parents) if place.exists())).free
 
 
-def _canonical(value: Any, where: str) -> Any:
-    """Plain JSON, the same for equal values. What JSON cannot hold is refused: its text might not say all that it is."""
-    if isinstance(value, BaseModel):
-        return _canonical(value.model_dump(mode="json"), where)
-    if isinstance(value, Mapping):
-        if strange := [key for key in value if not isinstance(key, str)]:
-            raise TypeError(f"stage key: {where} has the key {strange[0]!r}; keys must be strings")
-        return {key: _canonical(item, f"{where}.{key}") for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_canonical(item, f"{where}[{index}]") for index, item in enumerate(value)]
-    if value is None or type(value) in (bool, int, str) or (type(value) is float and math.isfinite(value)):
-        return value
-    raise TypeError(f"stage key: {where} is {value!r}; a key holds finite JSON values and pydantic models only")
-
-
 def _entry(path: Path, *, unfinished: bool) -> Entry:
     name, key = path.name.rsplit("-", 1) if unfinished else (path.parent.name, path.name)
     stamp = path / MANIFEST if (path / MANIFEST).exists() else path
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     return Entry(name, key, path, size, path.stat().st_mtime, stamp.stat().st_mtime, unfinished)
-
-
-def _files(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST]
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
