@@ -47,7 +47,6 @@ def time_variants(
     *,
     rows: Examples,
     baselines: Sequence[str],
-    plugins: Sequence[str] = (),
     progress: Progress = lambda done, total, now: None,
     notify: Callable[[str], None] = print,
     worker_seconds: float = 900.0,
@@ -71,7 +70,6 @@ def time_variants(
             job = {
                 "artifact": str(artifacts[name]),
                 "threads": threads,
-                "plugins": list(plugins),
                 "workloads": grids[name][0],
                 "calls": bench.calls,
                 "seconds": bench.seconds,

@@ -28,7 +28,7 @@ FEWEST_CALLS = 5
 def run_job(job: dict[str, Any]) -> dict[str, Any]:
     """Load `job["artifact"]`, time its `workloads` and its `rows` end to end.
 
-    A job holds: artifact, threads, plugins, workloads `[{batch, length?}]`, calls, seconds, rows (.npz or null).
+    A job holds: artifact, threads, workloads `[{batch, length?}]`, calls, seconds, rows (.npz or null).
     Returns load_seconds, first_call_ms, idle/loaded/peak_rss_bytes and a list `timed`, in the order of the workloads
     and then the rows: `{samples (milliseconds), steady}`.
     """
@@ -37,9 +37,7 @@ def run_job(job: dict[str, Any]) -> dict[str, Any]:
 
     started = time.perf_counter()
     from kdc.export.artifact import Artifact
-    from kdc.registry import load_plugins
 
-    load_plugins(job["plugins"])
     session = Artifact.open(Path(job["artifact"])).session(threads=job["threads"])
     load_seconds = time.perf_counter() - started
     loaded, _ = _resident_bytes()
@@ -50,7 +48,7 @@ def run_job(job: dict[str, Any]) -> dict[str, Any]:
     gc.collect()
     gc.disable()
     for workload in job["workloads"]:
-        batch = session.example_batch(**workload)
+        batch = session.example_batch(batch=workload["batch"], length=workload.get("length", 1))
         call = partial(session.run, batch)
         if first_call is None:
             first_call = milliseconds(call)

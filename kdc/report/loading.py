@@ -40,7 +40,7 @@ with torch.inference_mode():
 PROGRAM = """\
 import torch
 
-logits = torch.export.load(f"{{folder}}/forward.pt2").module()(**inputs)[0]
+logits = torch.export.load(f"{{folder}}/forward.pt2").module()(*inputs.values())[0]
 """
 
 ONNX = """\
@@ -63,7 +63,8 @@ def loading_snippet(variant: Variant) -> str:
     in_torch = call is not ONNX
     if "preprocessor_config.json" in artifact.files:
         batch = "pixels.transpose(2, 0, 1)[None]"
-        inputs = IMAGE_INPUTS.format(array=f"torch.from_numpy({batch})" if in_torch else batch)
+        dtype = ".bfloat16()" if variant.precision == "bf16" else ""
+        inputs = IMAGE_INPUTS.format(array=f"torch.from_numpy({batch}){dtype}" if in_torch else batch)
         model = "AutoModelForImageClassification"
     else:
         inputs = TEXT_INPUTS.format(tensors="pt" if in_torch else "np")
