@@ -1,0 +1,111 @@
+"""Cross checks of a typed configuration: what no single section can know. No model is loaded, nothing is downloaded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kdc.errors import did_you_mean
+
+if TYPE_CHECKING:
+    from kdc.config import RunConfig
+    from kdc.models.spec import ModelConfig
+
+NETS = {"text": "bert_tiny, minilm or bert", "image": "mlp or cnn"}
+"""Teachers to name when the chosen one cannot read the data."""
+
+
+def cross_check(config: RunConfig) -> list[str]:
+    """Every problem, each one line that starts with its dotted key."""
+    return [
+        problem for check in (_task, _layers, _loss, _precisions, _packages, _data_dir) for problem in check(config)
+    ]
+
+
+def modality(model: ModelConfig) -> str | None:
+    """`text` or `image`, as far as it can be told without loading: None for a hub id."""
+    if model.architecture is not None:
+        return "image" if str(model.architecture.get("model_type")).startswith("kdc-") else "text"
+    folder = Path(model.path).expanduser() if model.path else None
+    if folder is not None and folder.is_dir():
+        if (folder / "preprocessor_config.json").exists():
+            return "image"
+        if (folder / "tokenizer_config.json").exists() or (folder / "tokenizer.json").exists():
+            return "text"
+    return None
+
+
+def _models(config: RunConfig) -> dict[str, ModelConfig]:
+    return {"teacher": config.teacher} | ({"student": config.student} if config.student is not None else {})
+
+
+def _task(config: RunConfig) -> Iterator[str]:
+    from kdc.tasks.base import TASKS
+
+    name, metric = config.dataset.task, config.dataset.metric
+    if name not in TASKS:
+        yield f"dataset.task: no task is called '{name}'; {did_you_mean(name, TASKS)}"
+        return
+    task = TASKS[name]
+    if metric is not None and metric not in task.metrics:
+        yield f"dataset.metric: {name} has no metric '{metric}'; {did_you_mean(metric, task.metrics)}"
+    for role, model in _models(config).items():
+        if model.architecture is not None and "model_type" not in model.architecture:
+            yield f"{role}.architecture.model_type: is missing; name a transformers model type, kdc-mlp or kdc-cnn"
+        elif (seen := modality(model)) not in (None, task.modality):
+            fit = f"choose teacher={NETS[task.modality]}" if role == "teacher" else f"`kdc list {role}` shows others"
+            yield f"{role}: {model.name} reads {seen}, but dataset {config.dataset.name} holds {task.modality}s; {fit}"
+
+
+def _layers(config: RunConfig) -> Iterator[str]:
+    layers = config.student.layers if config.student is not None else None
+    if layers is None:
+        return
+    if isinstance(layers, list) and (layers != sorted(set(layers)) or not layers or layers[0] < 0):
+        yield f"student.layers: must be increasing layer numbers counted from 0 (got {layers})"
+        return
+    depth = _depth(config.teacher)
+    needed = layers[-1] + 1 if isinstance(layers, list) else layers
+    if depth is not None and needed > depth:
+        yield f"student.layers: {layers} reaches beyond the teacher, which has {depth} layers; take at most {depth}"
+
+
+def _depth(teacher: ModelConfig) -> int | None:
+    """How many layers the teacher has, if its configuration is at hand."""
+    settings: dict[str, Any] | None = teacher.architecture
+    if teacher.path is not None and (file := Path(teacher.path).expanduser() / "config.json").is_file():
+        settings = json.loads(file.read_text(encoding="utf-8"))
+    depths = [(settings or {}).get(key) for key in ("num_hidden_layers", "n_layers", "n_layer")]
+    return next((depth for depth in depths if isinstance(depth, int)), None)
+
+
+def _loss(config: RunConfig) -> Iterator[str]:
+    if config.student is not None and not any(term.weight > 0 for term in config.loss.terms.values()):
+        yield "loss.terms: no term has a weight above 0; give one, e.g. loss.terms.kl.weight=1"
+
+
+def _precisions(config: RunConfig) -> Iterator[str]:
+    from kdc.export.base import RUNTIMES
+
+    for key, step in config.compress.items():
+        if step.precision is None or any(step.precision in runtime.precisions for runtime in config.runtime.values()):
+            continue
+        have = "; ".join(f"runtime={r.name} has {', '.join(sorted(r.precisions))}" for r in config.runtime.values())
+        able = [name for name, runtime in RUNTIMES.items() if step.precision in runtime.precisions]
+        chosen = [runtime.name for runtime in config.runtime.values()]
+        remedy = f"add runtime='[{','.join([*chosen, able[0]])}]'" if able else "no runtime has it"
+        yield f"compress={key}: no chosen runtime computes {step.precision} ({have}); {remedy}"
+
+
+def _packages(config: RunConfig) -> Iterator[str]:
+    for key, runtime in config.runtime.items():
+        if missing := [package for package in runtime.packages if find_spec(package) is None]:
+            yield f"runtime={key}: not installed: {', '.join(missing)}; pip install {' '.join(missing)}"
+
+
+def _data_dir(config: RunConfig) -> Iterator[str]:
+    if config.data_dir is not None and not config.data_dir.is_dir():
+        yield f"data_dir: no folder '{config.data_dir}'; name one that holds the data set's files"

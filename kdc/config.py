@@ -1,0 +1,231 @@
+"""From a composed configuration to the frozen `RunConfig` that the pipeline reads: nothing below it knows omegaconf.
+
+All problems are collected and reported together, each with its dotted key. Components of a family (passes, runtimes,
+loss terms) are told apart by `name` and looked up in their registry, after the plugins are in.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
+
+from pydantic import BaseModel, BeforeValidator, Field, NonNegativeInt, SerializeAsAny, ValidationError
+from pydantic_core import ErrorDetails
+
+from kdc.compose import GROUPS, choices, compose, config_dir, one_line
+from kdc.compress.base import PASSES, Pass
+from kdc.data.config import DatasetConfig, dataset_config_model
+from kdc.distill.settings import TrainConfig
+from kdc.distill.terms.base import TERMS, Term
+from kdc.errors import KdcError, did_you_mean
+from kdc.export.base import RUNTIMES, Runtime
+from kdc.measure.settings import BenchConfig
+from kdc.models.spec import StudentConfig, TeacherConfig
+from kdc.registry import Component, Registry, load_plugins
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+__all__ = ["LossConfig", "RunConfig", "compose", "config_dir", "to_run_config"]
+
+Folder = Annotated[Path, BeforeValidator(lambda path: Path(path).expanduser() if isinstance(path, str) else path)]
+Notify = Callable[[str], None]
+M = TypeVar("M", bound=BaseModel)
+C = TypeVar("C", bound=Component)
+
+
+class LossConfig(Component):
+    """The weighted terms of the distillation loss, in order."""
+
+    name: str
+    terms: dict[str, SerializeAsAny[Term]]
+
+
+class RunConfig(Component):
+    """Everything a run is told, typed."""
+
+    name: str = Field(pattern=r"^[\w.+-]+$", coerce_numbers_to_str=True)
+    """Names the output folder."""
+    seed: NonNegativeInt
+    plugins: list[str]
+    data_dir: Folder | None
+    cache_dir: Folder
+    dry_run: bool
+    teacher: TeacherConfig
+    student: StudentConfig | None
+    loss: LossConfig
+    compress: dict[str, SerializeAsAny[Pass]]
+    dataset: SerializeAsAny[DatasetConfig]
+    runtime: dict[str, SerializeAsAny[Runtime]] = Field(min_length=1)
+    train: TrainConfig
+    bench: BenchConfig
+
+
+def to_run_config(cfg: DictConfig, *, overrides: Sequence[str] = (), notify: Notify | None = None) -> RunConfig:
+    """Resolve, import plugins, type, cross-check. One `KdcError` lists every problem.
+
+    `overrides` are the command line's words: settings of an entry that was not chosen are an error there, and a note
+    (through `notify`) when an experiment left them behind.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    from kdc.checks import cross_check
+
+    try:
+        data = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise KdcError(one_line(error), "give it a value") from error
+    typing = _Typing(overrides, notify or (lambda note: None))
+    config = typing.run({str(key): value for key, value in data.items()} if isinstance(data, dict) else {})
+    problems = typing.problems if config is None else [*typing.problems, *cross_check(config)]
+    if len(problems) == 1:
+        raise KdcError(problems[0])
+    if problems or config is None:
+        raise KdcError("\n  ".join([f"{len(problems)} problems in the configuration:", *problems]))
+    return config
+
+
+def without_hydra(cfg: DictConfig) -> DictConfig:
+    """The job's part of what Hydra composed."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+
+
+class _Typing:
+    """One pass over the plain data: what it makes is returned, what it dislikes gathers in `problems`."""
+
+    def __init__(self, overrides: Sequence[str], notify: Notify) -> None:
+        self.problems: list[str] = []
+        self._overrides = [word.lstrip("+~") for word in overrides]
+        self._notify = notify
+
+    def run(self, data: Mapping[str, Any]) -> RunConfig | None:
+        plugins = data.get("plugins")
+        if isinstance(plugins, list) and all(isinstance(module, str) for module in plugins):
+            load_plugins(plugins)
+        typed = {
+            "teacher": self._model(TeacherConfig, data.get("teacher"), "teacher"),
+            "student": self._student(data.get("student")),
+            "loss": self._loss(data.get("loss")),
+            "compress": self._family(PASSES, data.get("compress"), "compress"),
+            "dataset": self._model(dataset_config_model(), data.get("dataset"), "dataset"),
+            "runtime": self._family(RUNTIMES, data.get("runtime"), "runtime"),
+            "train": self._model(TrainConfig, data.get("train"), "train"),
+            "bench": self._model(BenchConfig, data.get("bench"), "bench"),
+        }
+        told = frozenset(key for key in typed if any(re.match(rf"{key}\b", problem) for problem in self.problems))
+        whole = {key: value for key, value in {**data, **typed}.items() if key not in told}
+        return self._model(RunConfig, whole, "", told)
+
+    def _model(self, model: type[M], raw: Any, where: str, told: frozenset[str] = frozenset()) -> M | None:
+        """`raw` as a `model`, or None with its problems noted; keys that were `told` of before are passed over."""
+        try:
+            return model.model_validate({} if raw is None else raw)
+        except ValidationError as error:
+            for key, problem in _problems(error, model, raw):
+                if key.partition(".")[0] not in told:
+                    self.problems.append(f"{where}.{key}".strip(".") + f": {problem}")
+        return None
+
+    def _student(self, raw: Any) -> StudentConfig | None:
+        if isinstance(raw, Mapping) and raw.get("name") == "none":
+            self._unchosen("student", [key for key in raw if key != "name"], "student=none has no settings")
+            return None
+        return self._model(StudentConfig, raw, "student")
+
+    def _loss(self, raw: Any) -> LossConfig | None:
+        if not isinstance(raw, Mapping) or "terms" not in raw:
+            return self._model(LossConfig, raw, "loss")
+        terms = self._family(TERMS, raw["terms"], "loss.terms")
+        return None if terms is None else self._model(LossConfig, {**raw, "terms": terms}, "loss")
+
+    def _family(self, registry: Registry[C], raw: Any, where: str) -> dict[str, C] | None:
+        """The chosen entries of an ordered mapping: `null` switches one off, `name` says which component it is."""
+        if not isinstance(raw, Mapping):
+            self.problems.append(f"{where}: must be a mapping of names to settings (got {raw!r})")
+            return None
+        before, found = len(self.problems), {}
+        for key, settings in raw.items():
+            if settings is None:
+                continue
+            if not isinstance(settings, Mapping):
+                self.problems.append(f"{where}.{key}: must be settings or null (got {settings!r})")
+            elif "name" not in settings:
+                known = {*registry, *(choices(where) if where in GROUPS else ())}
+                why = f"'{key}' is not chosen" + ("" if key in known else f", {did_you_mean(key, known)}")
+                self._unchosen(f"{where}.{key}", list(settings), why, misspelt=key not in known)
+            elif settings["name"] not in registry:
+                hint = did_you_mean(str(settings["name"]), registry)
+                self.problems.append(f"{where}.{key}.name: no {registry.family} is called '{settings['name']}'; {hint}")
+            elif (entry := self._model(registry[settings["name"]], settings, f"{where}.{key}")) is not None:
+                found[str(key)] = entry
+        return found if len(self.problems) == before else None
+
+    def _unchosen(self, where: str, settings: Sequence[str], why: str, *, misspelt: bool = False) -> None:
+        for key in settings:
+            if misspelt or any(re.match(rf"{re.escape(f'{where}.{key}')}[.=]", word) for word in self._overrides):
+                self.problems.append(f"{where}.{key}: {why}")
+            else:
+                self._notify(f"{where}.{key} is ignored: {why}")
+
+
+def _problems(error: ValidationError, model: type[BaseModel], raw: Any) -> Iterator[tuple[str, str]]:
+    """Dotted key and message of each problem; the members of a union that all refused one value speak as one."""
+    found: dict[str, list[str]] = {}
+    for detail in error.errors(include_url=False):
+        keys = _keys(detail["loc"], raw, detail["type"])
+        messages = found.setdefault(".".join(keys), [])
+        if (message := _message(detail, model, keys)) not in messages:
+            messages.append(message)
+    for key, messages in found.items():
+        yield key, ", or ".join(messages)
+
+
+def _keys(loc: Sequence[str | int], raw: Any, kind: str) -> list[str]:
+    """The parts of a pydantic location that are keys of the data; the others name the member of a union."""
+    keys: list[str] = []
+    for part in loc:
+        inside = (isinstance(raw, Mapping) and part in raw) or (isinstance(raw, list) and isinstance(part, int))
+        if inside or kind == "missing":
+            keys.append(str(part))
+        if inside:
+            raw = raw[part]
+    return keys
+
+
+def _message(detail: ErrorDetails, model: type[BaseModel], keys: Sequence[str]) -> str:
+    kind, message, value = detail["type"], detail["msg"], detail["input"]
+    if kind == "missing":
+        return "is missing"
+    if kind == "extra_forbidden":
+        owner = f" of {keys[-2]}" if len(keys) > 1 else ""
+        return f"no such key{owner}; {did_you_mean(keys[-1], _fields(model, keys[:-1]))}"
+    if kind == "value_error":
+        return message.removeprefix("Value error, ")
+    if kind in ("model_type", "model_attributes_type"):
+        message = "must be settings (`key: value`)"
+    hint = did_you_mean(str(value), re.findall(r"'([^']*)'", message)) if kind == "literal_error" else ""
+    return f"{message[0].lower()}{message[1:]} (got {value!r})" + (f", {hint}" if hint.startswith("did") else "")
+
+
+def _fields(model: type[BaseModel], keys: Sequence[str]) -> list[str]:
+    """The field names of the model that stands at `keys` within `model`."""
+    for key in keys:
+        field = model.model_fields.get(key)
+        inner = [part for part in _parts(field.annotation if field else None) if issubclass(part, BaseModel)]
+        if not inner:
+            return []
+        model = inner[0]
+    return list(model.model_fields)
+
+
+def _parts(annotation: Any) -> Iterator[type]:
+    """Every class in an annotation, however nested: `dict[str, A | None]` holds str, A and NoneType."""
+    if isinstance(annotation, type):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _parts(argument)
