@@ -1,0 +1,150 @@
+"""Data sets of the Hugging Face hub, or a local folder laid out like one, through `datasets.load_dataset`.
+
+Endpoint, proxies, token, caches and offline mode are those of the hub libraries (`HF_ENDPOINT`, `HF_HUB_OFFLINE`, ...).
+Without a network a copy in a local cache serves; without that the error comes at once, not after many retries.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import Field
+
+from kdc.data.base import SOURCES, Raw, RawTable, Source
+from kdc.data.images import stack, to_array
+from kdc.errors import KdcError, did_you_mean
+
+PROBE_SECONDS = 6.0
+"""How long the hub may take to answer the first question before it counts as unreachable."""
+
+HIDDEN = "-1"
+"""What the hub writes where labels are withheld."""
+
+
+@SOURCES.register("hub")
+class Hub(Source):
+    """`path` is an id or a folder, `config` one of its configurations. `splits` says what it calls each split."""
+
+    remote: ClassVar[bool] = True
+    path: str
+    config: str | None = None
+    revision: str | None = None
+    splits: dict[str, str] = Field(default_factory=dict)
+
+    def load(self, data_dir: Path | None) -> Raw:
+        folder = Path(self.path).expanduser()
+        if folder.is_dir():
+            dataset, notes = self._load(str(folder)), []
+        elif folder.is_absolute() or self.path.count("/") > 1:
+            raise KdcError(f"dataset.hub.path: there is no folder {folder}", "ids of the hub look like 'owner/name'")
+        elif unreachable := _unreachable(self.path, self.revision):
+            dataset = self._load_cached(unreachable)
+            asked = f", revision {self.revision} unchecked" if self.revision else ""
+            notes = [f"{self.path} comes from a local cache{asked}: {unreachable}"]
+        else:
+            dataset, notes = self._load(self.path), []
+        tables = {}
+        for split in ("train", "validation", "test"):
+            name = self.splits.get(split, split)
+            if name in dataset:
+                tables[split] = _table(dataset[name], f"{self.path} ({name})")
+            elif split == "train" or split in self.splits:
+                raise KdcError(
+                    f"{self.path} has no split '{name}'",
+                    f"dataset.hub.splits.{split}=NAME; {did_you_mean(name, dataset)}",
+                )
+        return Raw(tables, notes)
+
+    def identity(self, data_dir: Path | None) -> dict[str, Any] | None:
+        return None
+
+    def _load(self, path: str) -> Any:
+        from datasets import load_dataset
+        from datasets.exceptions import DatasetsError
+
+        try:
+            # A folder has no revisions: `datasets` would take the word for a part of the cache's key and go on.
+            return load_dataset(path, self.config, revision=None if Path(path).is_dir() else self.revision)
+        except (DatasetsError, OSError, ValueError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise KdcError(
+                f"{self.path} does not load: {reason}", "see dataset.hub.path, .config and .revision"
+            ) from error
+
+    def _load_cached(self, reason: str) -> Any:
+        """From the cache of `datasets`, else from the hub's (what `hf download --repo-type dataset` fills)."""
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import LocalEntryNotFoundError
+
+        try:
+            with _offline():
+                return self._load(self.path)
+        except KdcError:
+            pass  # Not there: the other cache may have it.
+        try:
+            snapshot = snapshot_download(self.path, repo_type="dataset", revision=self.revision, local_files_only=True)
+            return self._load(snapshot)
+        except (LocalEntryNotFoundError, KdcError):
+            raise KdcError(
+                f"cannot get the data set {self.path}: {reason}",
+                "data_dir=FOLDER loads it from local files, a filled hub cache (HF_HOME) serves offline,"
+                " `kdc list dataset` shows the embedded ones",
+            ) from None
+
+
+def _unreachable(dataset: str, revision: str | None) -> str | None:
+    """Why the hub does not answer, None where it does.
+
+    Asked in a thread of its own: an address look-up, or eight addresses tried in turn, know no common time limit.
+    """
+    from huggingface_hub import HfApi, is_offline_mode
+    from huggingface_hub.errors import HfHubHTTPError
+
+    if is_offline_mode():
+        return "HF_HUB_OFFLINE is set"
+    api = HfApi()
+    answer: list[str | None] = []
+
+    def ask() -> None:
+        try:
+            api.dataset_info(dataset, revision=revision, timeout=PROBE_SECONDS)
+        except HfHubHTTPError:
+            answer.append(None)  # It answers; what it says, loading will say better.
+        except Exception as error:
+            answer.append(f"{api.endpoint} cannot be reached ({error})")
+        else:
+            answer.append(None)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(PROBE_SECONDS)
+    return answer[0] if answer else f"{api.endpoint} did not answer in {PROBE_SECONDS:.0f} s"
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    """`datasets` in offline mode: the way to its cache that does not retry first."""
+    import datasets
+
+    before = datasets.config.HF_HUB_OFFLINE
+    datasets.config.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        datasets.config.HF_HUB_OFFLINE = before
+
+
+def _table(split: Any, place: str) -> RawTable:
+    from datasets import ClassLabel, Image
+
+    columns: dict[str, Any] = dict(split[:])
+    for name, feature in split.features.items():
+        if isinstance(feature, ClassLabel):
+            columns[name] = [None if v is None else HIDDEN if v < 0 else feature.names[v] for v in columns[name]]
+        elif isinstance(feature, Image):
+            columns[name] = stack([to_array(picture) for picture in columns[name]])
+    return RawTable(columns, ((place, len(split)),))
