@@ -1,0 +1,81 @@
+"""What is shipped: the wheel works outside the checkout and brings its configs; the sdist holds the sources only."""
+
+import os
+import site
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def _run(*command: str | Path, cwd: Path) -> str:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the wheel and the sdist of this checkout."""
+    folder = tmp_path_factory.mktemp("dist")
+    _run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-t", "sdist", "-d", folder, cwd=ROOT)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def installed(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty environment with the wheel in it; its requirements are those of the environment that tests."""
+    place = tmp_path_factory.mktemp("environment")
+    _run(sys.executable, "-m", "venv", "--without-pip", place, cwd=place)
+    python = place / "bin" / "python"
+    wheel = next(built.glob("*.whl"))
+    _run(sys.executable, "-m", "pip", "--python", python, "install", "-q", "--no-deps", "--no-index", wheel, cwd=place)
+    packages = _run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=place).strip()
+    (Path(packages) / "requirements.pth").write_text("\n".join(site.getsitepackages()))
+    return place
+
+
+def test_the_wheel_brings_its_configs(installed: Path) -> None:
+    code = "import kdc.compose as it; print(it.__file__); print(it.config_dir()); print(it.compose([]).dataset.name)"
+    module, configs, dataset = _run(installed / "bin" / "python", "-c", code, cwd=installed).splitlines()
+    assert Path(module).is_relative_to(installed)
+    assert Path(configs) == Path(module).parent / "configs"
+    assert dataset == "stdlib_docs"
+    shipped = {path.relative_to(configs) for path in Path(configs).rglob("*.yaml")}
+    assert shipped == {path.relative_to(ROOT / "configs") for path in (ROOT / "configs").rglob("*.yaml")}
+
+
+def test_the_installed_command_works(installed: Path) -> None:
+    kdc = installed / "bin" / "kdc"
+    assert (
+        _run(kdc, "--version", cwd=installed).split()[-1]
+        == _run(installed / "bin" / "python", "-c", "import kdc; print(kdc.__version__)", cwd=installed).strip()
+    )
+    assert "bert_tiny" in _run(kdc, "list", "teacher", cwd=installed)
+    assert "teacher:" in _run(kdc, "run", "--cfg", "job", cwd=installed)
+
+
+def test_the_sdist_holds_the_sources_only(built: Path) -> None:
+    with tarfile.open(next(built.glob("*.tar.gz"))) as archive:
+        top = {Path(name).parts[1] for name in archive.getnames()}
+    expected = {"kdc", "configs", "tests", "scripts", "README.md", "LICENSE", "pyproject.toml", "PKG-INFO"}
+    assert top - {".gitignore"} == expected
+
+
+def test_constraints_cover_what_kdc_requires() -> None:
+    import tomllib
+
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [Requirement(line) for line in (*project["dependencies"], *project["optional-dependencies"]["dev"])]
+    lines = (line for line in (ROOT / "scripts" / "constraints.txt").read_text().splitlines() if "==" in line)
+    pinned = dict(line.split("==") for line in lines)
+    for requirement in wanted:
+        assert requirement.specifier.contains(pinned[canonicalize_name(requirement.name)]), str(requirement)
