@@ -37,8 +37,10 @@ class TeacherConfig(ModelConfig):
 
     @model_validator(mode="after")
     def _one_origin(self) -> "TeacherConfig":
-        if (self.path is None) == (self.architecture is None):
+        if self.path is None and self.architecture is None:
             raise ValueError("give either path (hub id or folder) or architecture (random initialization)")
+        if self.path is not None and self.architecture is not None:
+            raise ValueError("has a path and an architecture; to load a checkpoint choose teacher=bert with its path")
         if self.architecture is not None and self.train == "never":
             raise ValueError("train: never makes no sense for a randomly initialized model")
         return self
@@ -56,6 +58,10 @@ class StudentConfig(ModelConfig):
 
     @model_validator(mode="after")
     def _one_origin(self) -> "StudentConfig":
-        if sum(origin is not None for origin in (self.path, self.architecture, self.layers)) != 1:
+        given = [name for name in ("path", "architecture", "layers") if getattr(self, name) is not None]
+        if not given:
             raise ValueError("give one of path (hub id or folder), architecture (random initialization) or layers")
+        if len(given) > 1:
+            remedy = "choose student=distilbert with a path, student=layers for layers, or set the other to null"
+            raise ValueError(f"has {' and '.join(given)}; {remedy}")
         return self
