@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from kdc.compress.plan import Precision, PrecisionPlan
 from kdc.registry import Component, Registry
@@ -22,6 +22,10 @@ class Pass(Component):
     changes_weights: ClassVar[bool] = False
     precision: ClassVar[Precision | None] = None
     name: str
+
+    def resolved(self) -> Self:
+        """This pass with every choice that it leaves to the machine made, so that a stage's key holds it."""
+        return self
 
     @abstractmethod
     def apply(self, model: nn.Module, plan: PrecisionPlan) -> tuple[nn.Module, PrecisionPlan]:

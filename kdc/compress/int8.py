@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import Field
 
@@ -32,8 +32,11 @@ class Int8(Pass):
     embeddings: bool = True
     exclude: list[str] = Field(default_factory=list)
 
+    def resolved(self) -> Self:
+        return self if self.reduce_range is not None else self.model_copy(update={"reduce_range": not has_int8_dot()})
+
     def apply(self, model: nn.Module, plan: PrecisionPlan) -> tuple[nn.Module, PrecisionPlan]:
-        reduce_range = not has_int8_dot() if self.reduce_range is None else self.reduce_range
+        reduce_range = bool(self.resolved().reduce_range)
         linear = ModulePrecision(dtype="int8", per_channel=self.per_channel, reduce_range=reduce_range)
         stored = ModulePrecision(dtype="int8", weights_only=True, reduce_range=reduce_range)
         modules, excluded = dict(plan.modules), dict(plan.excluded)

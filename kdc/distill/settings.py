@@ -8,7 +8,7 @@ from kdc.registry import Component
 
 
 class TrainConfig(Component):
-    """Settings of the training loop. `precision: auto` autocasts to bf16 where the CPU or GPU computes it in hardware."""
+    """Settings of the training loop. `precision: auto` autocasts to bf16 where CPU or GPU computes it in hardware."""
 
     name: str
     epochs: PositiveFloat = 3

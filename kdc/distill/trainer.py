@@ -34,7 +34,7 @@ LOGS_PER_TRAINING = 40
 
 @dataclass(frozen=True)
 class Lesson:
-    """What a model learns from: rows, the rows that choose the best epoch, and the teacher's logits if there are any."""
+    """What a model learns from: rows, rows that choose the best epoch, and the teacher's logits if there are any."""
 
     task: Task
     train: Examples
@@ -199,8 +199,6 @@ class _Watcher(TrainerCallback):
     def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.saved_at = time.monotonic()
         Path(args.output_dir, f"checkpoint-{state.global_step}", COMPLETE).touch()
-
-
 
 
 def _newest_checkpoint(scratch: Path) -> Path | None:

@@ -106,9 +106,7 @@ class Session:
 
     def predict(self, examples: Examples, *, batch_size: int = 32) -> Arrays:
         """The outputs of every row, in the rows' order."""
-        return predict_rows(
-            self.task, self.graphs, self.encoder, self.encoder.encode(examples), batch_size=batch_size
-        )
+        return predict_rows(self.task, self.graphs, self.encoder, self.encoder.encode(examples), batch_size=batch_size)
 
     def answers(self, examples: Examples) -> list[Any]:
         return self.task.answers(self.predict(examples), self.artifact.labels)

@@ -1,4 +1,4 @@
-"""Signatures, graphs and runtimes: how a module becomes files and the files become something to call. No task in sight."""
+"""Signatures, graphs and runtimes: how a module becomes files, and the files something to call. No task in sight."""
 
 from __future__ import annotations
 

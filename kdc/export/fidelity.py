@@ -19,7 +19,7 @@ UNTRACED_PADDING = 3
 
 @dataclass(frozen=True)
 class Tolerance:
-    """`agreement`: the least share of rows with the same answer. `difference`: the largest one, in the outputs' spread."""
+    """`agreement`: least share of rows with the same answer; `difference`: the largest, in the outputs' spread."""
 
     agreement: float
     difference: float
@@ -91,7 +91,9 @@ def _compare(ours: list[Arrays], theirs: list[Arrays], rows: int, allowed: float
         for name, wanted in other.items():
             got = mine[name]
             if got.shape != wanted.shape or not np.isfinite(got).all():
-                raise KdcError(f"export: output '{name}' is {got.shape} or not finite, {wanted.shape} was wanted", exit_code=1)
+                raise KdcError(
+                    f"export: output '{name}' is {got.shape} or not finite, {wanted.shape} was wanted", exit_code=1
+                )
             if wanted.dtype.kind == "f":
                 largest = max(largest, float(np.abs(got - wanted).max()))
                 top = np.sort(wanted, axis=-1)

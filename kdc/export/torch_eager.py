@@ -46,8 +46,7 @@ class TorchEager(Runtime):
         if threads is not None:
             torch.set_num_threads(threads)
         return {
-            signature.name: call_on_arrays(module, signature)
-            for signature, module in _load_modules(folder, signatures)
+            signature.name: call_on_arrays(module, signature) for signature, module in _load_modules(folder, signatures)
         }
 
     def macs(self, folder: Path, signatures: Sequence[Signature], feeds: Mapping[str, Arrays]) -> Macs:

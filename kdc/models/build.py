@@ -52,7 +52,9 @@ def build_model(config: ModelConfig, role: str, needs: Needs, *, teacher: Built 
         return _from_checkpoint(config, role, needs)
     if config.architecture is not None:
         return _from_scratch(config, role, needs, teacher.encoder if teacher else None)
-    assert isinstance(config, StudentConfig) and config.layers is not None and teacher is not None
+    assert isinstance(config, StudentConfig)
+    assert config.layers is not None
+    assert teacher is not None
     kept = layer_map(getattr(teacher.model.config, "num_hidden_layers", 0), config.layers, config.pick)
     note = "student layers from the teacher's: " + ", ".join(f"{new}<-{old}" for new, old in enumerate(kept))
     return Built(copy_layers(teacher.model, kept), teacher.encoder, new_head=False, notes=[note])
@@ -115,9 +117,7 @@ def checkpoint_labels(folder: Path, task: Task) -> list[str]:
     return [named[key] for key in sorted(named, key=int)]
 
 
-def match_labels(
-    have: Sequence[str], want: Sequence[str], label_map: dict[str, str], role: str
-) -> list[int]:
+def match_labels(have: Sequence[str], want: Sequence[str], label_map: dict[str, str], role: str) -> list[int]:
     """For each of the data's labels, the row of the checkpoint's head that stands for it.
 
     Names are matched after `label_map`, ignoring case; counts and order prove nothing.
@@ -217,7 +217,9 @@ def _from_scratch(config: ModelConfig, role: str, needs: Needs, encoder: Encoder
         with quiet():
             model = needs.task.model_class().from_config(settings)
     except (ValueError, TypeError, KeyError) as error:
-        raise KdcError(f"{role}.architecture: {_first_line(error)}", "see the model's config in transformers") from error
+        raise KdcError(
+            f"{role}.architecture: {_first_line(error)}", "see the model's config in transformers"
+        ) from error
     if needs.task.modality == "text":
         encoder = encoder.for_inputs(_text_inputs(model))
     return Built(model, encoder, new_head=True)

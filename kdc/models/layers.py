@@ -14,9 +14,8 @@ if TYPE_CHECKING:
 def layer_map(depth: int, layers: int | Sequence[int], pick: str) -> list[int]:
     """The teacher's layers (from 0) that the student keeps, in order.
 
-    A number keeps that many: `uniform` spreads them over the depth ending with the last (every k-th, as Sun et al. 2019,
-    PKD-skip, arXiv:1908.09355, section 3, but with the top layer kept), `top` and `bottom` take one end. A list is
-    taken as it is.
+    A number keeps that many: `uniform` takes every k-th and always the last (Sun et al. 2019, arXiv:1908.09355,
+    section 3, call it skip), `top` and `bottom` take one end. A list is taken as it is.
     """
     if isinstance(layers, int):
         if layers > depth:

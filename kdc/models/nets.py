@@ -1,4 +1,4 @@
-"""The plain nets for images, an MLP and a small CNN, as `transformers` models, so that they save and load like all others."""
+"""The plain nets for images, an MLP and a small CNN, as `transformers` models: they save and load like all others."""
 
 from __future__ import annotations
 
@@ -87,7 +87,9 @@ class CNN(_Net):
             depth = channels
         side = config.image_size >> len(config.channels)
         layers += [nn.Flatten(), nn.Linear(depth * side * side, config.hidden_size), nn.ReLU()]
-        self.layers = nn.Sequential(*layers, nn.Dropout(config.dropout), nn.Linear(config.hidden_size, config.num_labels))
+        self.layers = nn.Sequential(
+            *layers, nn.Dropout(config.dropout), nn.Linear(config.hidden_size, config.num_labels)
+        )
         self.post_init()
 
 

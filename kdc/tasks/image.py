@@ -1,4 +1,4 @@
-"""The encoder of image tasks: resize, rescale, normalize. Reads and writes `preprocessor_config.json` of transformers."""
+"""The encoder of image tasks: resize, rescale, normalize; reads and writes transformers' `preprocessor_config.json`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class ImageEncoder(Encoder):
         self.size = (int(size["height"]), int(size["width"]))
         self.channels = len(settings["image_mean"])
         scale = settings.get("rescale_factor", 1 / 255) if settings.get("do_rescale", True) else 1.0
-        mean, std = np.float32(settings["image_mean"]), np.float32(settings["image_std"])
+        mean, std = (np.asarray(settings[key], dtype=np.float32) for key in ("image_mean", "image_std"))
         if not settings.get("do_normalize", True):
             mean, std = np.zeros_like(mean), np.ones_like(std)
         self._factor = (np.float32(scale) / std).reshape(1, -1, 1, 1)

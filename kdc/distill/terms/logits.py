@@ -37,7 +37,7 @@ class ForwardKL(Term):
 
 @TERMS.register("hard")
 class HardLabels(Term):
-    """Cross-entropy with the data's own labels, averaged over the batch. Logits `[batch, classes]`, labels `[batch]`."""
+    """Cross-entropy with the data's own labels, averaged over the batch: logits `[batch, classes]`, labels `[batch]`."""
 
     reads: ClassVar[frozenset[str]] = frozenset({"logits"})
     needs_teacher: ClassVar[bool] = False
@@ -47,4 +47,5 @@ class HardLabels(Term):
     def loss(self, student: Signals, teacher: Signals, labels: Tensor | None) -> Tensor:
         from torch.nn import functional
 
+        assert labels is not None
         return functional.cross_entropy(student["logits"].float(), labels)

@@ -1,0 +1,301 @@
+"""The run, stage after stage: data, teacher, student, passes, export, quality, latency, report.
+
+What is computed lives in `stages`; here stands the order, the record, and what happens when something fails.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kdc import machine, stages
+from kdc import record as records
+from kdc.compress.base import Pass
+from kdc.compress.plan import PrecisionPlan
+from kdc.errors import KdcError
+from kdc.export.base import RUNTIMES, Runtime
+from kdc.record import RunRecord
+from kdc.screen import Screen
+from kdc.stages import ARTIFACT, MODEL, Data, Step, World
+from kdc.store import Published, Store
+
+if TYPE_CHECKING:
+    from kdc.config import RunConfig
+
+BASELINE_RUNTIME = "torch"
+
+
+def run_pipeline(config: RunConfig, folder: Path, *, command: str, overrides: Sequence[str]) -> RunRecord:
+    """One run into `folder`: everything measured and written, or a failed record and the error raised again."""
+    run = _Run.start(config, folder, command=command, overrides=overrides)
+    with run.recorded():
+        data = run.load_data()
+        points = run.make_models(data)
+        variants = run.export_variants(points, data)
+        run.measure_quality(variants, data)
+        run.measure_latency(variants, data)
+        run.conclude()
+    return run.record
+
+
+@dataclass(frozen=True)
+class Point:
+    """A model at one point of the run: weights in a published stage, and the passes since that only plan precision."""
+
+    name: str
+    model: Published
+    passes: tuple[Pass, ...] = ()
+    parents: tuple[str, ...] = ()
+
+    @property
+    def precision(self) -> str:
+        return next((step.precision for step in reversed(self.passes) if step.precision), "fp32")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A point in a runtime, exported."""
+
+    name: str
+    point: Point
+    runtime: Runtime
+    artifact: Published
+
+
+@dataclass
+class _Run:
+    config: RunConfig
+    folder: Path
+    record: RunRecord
+    world: World
+    started: float = field(default_factory=time.perf_counter)
+
+    @classmethod
+    def start(cls, config: RunConfig, folder: Path, *, command: str, overrides: Sequence[str]) -> _Run:
+        new = RunRecord(
+            run=records.Run(
+                id=uuid.uuid4().hex[:12],
+                name=config.name,
+                command=command,
+                overrides=list(overrides),
+                started_at=datetime.now(UTC).isoformat(timespec="seconds"),
+                seed=config.seed,
+                git=_git_commit(),
+            ),
+            environment=machine.environment(),
+            config=config.model_dump(mode="json"),
+        )
+        world = World(Store(config.cache_dir), Screen(), tuple(config.plugins))
+        return cls(config, folder, new, world)
+
+    @contextmanager
+    def recorded(self) -> Iterator[None]:
+        """The record stands on disk from the first moment, and says how the run ended."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._save()
+        try:
+            yield
+            self.record.run.status = "ok"
+            self.record.run.failed_stage = None
+        except BaseException as error:
+            self.record.run.status = "failed"
+            self.record.run.error = "interrupted" if isinstance(error, KeyboardInterrupt) else _one_line(error)
+            raise
+        finally:
+            self.record.run.wall_seconds = round(time.perf_counter() - self.started, 3)
+            self._save()
+
+    def _save(self) -> None:
+        from kdc.report.markdown import write_markdown
+
+        self.record.save(self.folder / "record.json")
+        write_markdown(self.record, self.folder / "report.md")
+
+    @contextmanager
+    def _stage(self, name: str) -> Iterator[records.Stage]:
+        """A line in the ledger, and the name to blame if the block fails."""
+        self.record.run.failed_stage = name
+        started = time.perf_counter()
+        entry = records.Stage(name=name, key="", cached=False, wall_seconds=0.0)
+        yield entry
+        entry.wall_seconds = round(time.perf_counter() - started, 3)
+        self.record.stages.append(entry)
+        how = "reused" if entry.cached else f"{entry.wall_seconds:.1f} s"
+        self.world.screen.say(f"  {name:<34} {how}", style="dim" if entry.cached else "")
+
+    def _publish(self, label: str, make: Any) -> Published:
+        """Make a step, run it and enter it in the ledger. `make()` is within the stage, so that its errors are too."""
+        with self._stage(label) as entry:
+            step: Step = make()
+            published = self.world.run(step)
+            entry.key, entry.cached = published.key, published.cached
+            if (published.path / stages.SUMMARY).exists():
+                said = stages.summary(published)
+                entry.train = records.Train(**said["train"]) if said.get("train") else None
+                entry.notes = said.get("notes", [])
+        return published
+
+    # The stages, in order
+
+    def load_data(self) -> Data:
+        config = self.config
+        with self._stage("data") as entry:
+            data, report, published = stages.load_data(config.dataset, config.data_dir, config.seed, self.world)
+            entry.key, entry.cached = (published.key, published.cached) if published else (report.fingerprint, False)
+        self.record.dataset = records.Dataset(
+            name=report.name,
+            fingerprint=report.fingerprint,
+            splits=report.splits,
+            labels=list(report.labels),
+            overlap=report.overlap,
+        )
+        self.record.notes += report.notes
+        rows = ", ".join(f"{rows:,} {split}" for split, rows in report.splits.items())
+        self.world.screen.say(f"  {report.name}: {rows}; {len(report.labels)} labels")
+        return data
+
+    def make_models(self, data: Data) -> list[Point]:
+        """Teacher, student and one point for every pass after it."""
+        config, world = self.config, self.world
+        teacher = self._publish(
+            "teacher", lambda: stages.teacher_step(config.teacher, data, config.train, config.seed, world)
+        )
+        points = [Point("teacher", teacher)]
+        if config.student is not None:
+            student = config.student
+            terms = {key: term for key, term in config.loss.terms.items() if term.weight > 0}
+            signals = None
+            if any(term.needs_teacher for term in terms.values()):
+                signals = self._publish("signals", lambda: stages.signals_step(teacher, data, world))
+            trained = self._publish(
+                "student",
+                lambda: stages.student_step(student, teacher, signals, data, terms, config.train, config.seed, world),
+            )
+            points.append(Point("student", trained, parents=("teacher",)))
+        for key, chosen in config.compress.items():
+            points.append(self._apply(key, chosen.resolved(), points[-1], data))
+        for point in points:
+            _link(self.folder / "models" / point.name, point.model.path / MODEL)
+        return points
+
+    def _apply(self, key: str, step: Pass, before: Point, data: Data) -> Point:
+        name = f"{before.name}+{key}"
+        if not step.changes_weights:
+            return Point(name, before.model, (*before.passes, step), (before.name,))
+        model = self._publish(f"compress {key}", lambda: stages.pass_step(step, before.model, PrecisionPlan(), data))
+        return Point(name, model, before.passes, (before.name,))
+
+    def export_variants(self, points: Sequence[Point], data: Data) -> list[Variant]:
+        """Every point in every chosen runtime that has its precision; the teacher in torch always, as the baseline."""
+        variants = []
+        for point, runtime in self._cells(points):
+            name = f"{point.name}.{runtime.name}"
+            artifact = self._publish(
+                f"export {name}",
+                lambda p=point, r=runtime, n=name: stages.export_step(r, p.model, p.passes, data, n, self.world),
+            )
+            variants.append(Variant(name, point, runtime, artifact))
+            self.record.variants.append(self._describe(variants[-1]))
+        self.record.baseline = f"teacher.{BASELINE_RUNTIME}"
+        return variants
+
+    def _cells(self, points: Sequence[Point]) -> Iterator[tuple[Point, Runtime]]:
+        chosen = list(self.config.runtime.values())
+        if all(runtime.name != BASELINE_RUNTIME for runtime in chosen):
+            yield points[0], RUNTIMES[BASELINE_RUNTIME].model_validate({"name": BASELINE_RUNTIME})
+        for point in points:
+            for runtime in chosen:
+                if point.precision in runtime.precisions:
+                    yield point, runtime
+                else:
+                    self.record.notes.append(f"{point.name}: {runtime.name} has no {point.precision}, so not there")
+
+    def _describe(self, variant: Variant) -> records.Variant:
+        from kdc.measure.size import artifact_size
+
+        target = self.folder / "artifacts" / variant.name
+        shutil.copytree(variant.artifact.path / ARTIFACT, target)
+        seen = stages.summary(variant.artifact)
+        return records.Variant(
+            name=variant.name,
+            stage=variant.point.name,
+            parents=list(variant.point.parents),
+            runtime=variant.runtime.name,
+            precision=seen["precision"],
+            artifact=artifact_size(target, path=str(target.relative_to(self.folder))),
+            parameters=records.Count(**seen["parameters"]),
+            macs=records.MacsCount(**seen["macs"]),
+            fidelity=seen["fidelity"],
+        )
+
+    def measure_quality(self, variants: Sequence[Variant], data: Data) -> None:
+        """The same test rows for all, through the artifacts themselves; the teacher in torch is what they keep."""
+        from kdc.measure.quality import measure_quality, save_predictions
+
+        rows = data.splits["test"]
+        (self.folder / "predictions").mkdir()
+        against = None
+        for variant in variants:
+            published = self._publish(
+                f"predict {variant.name}",
+                lambda v=variant: stages.predictions_step(v.artifact, data, "test", v.name),
+            )
+            outputs = stages.read_outputs(published)
+            quality = measure_quality(data.task, outputs, rows, split="test", primary=data.metric, against=against)
+            self.record.variant(variant.name).quality = quality
+            against = against or (quality, outputs)
+            save_predictions(self.folder / "predictions" / f"{variant.name}.parquet", data.task, outputs, rows)
+        self._save()
+
+    def measure_latency(self, variants: Sequence[Variant], data: Data) -> None:
+        """All variants together, in fresh processes; ratios are against the teacher in torch and in each runtime."""
+        from kdc.measure.latency import time_variants
+
+        baselines = [variant.name for variant in variants if variant.point.name == "teacher"]
+        with self._stage("latency"), self.world.screen.bar("time the artifacts", "processes") as advance:
+            timings = time_variants(
+                {variant.name: self.folder / "artifacts" / variant.name for variant in variants},
+                self.config.bench,
+                rows=data.splits["test"],
+                baselines=baselines,
+                progress=advance,
+                notify=self.world.screen.say,
+            )
+        for name, timing in timings.items():
+            entry = self.record.variant(name)
+            entry.latency, entry.memory = timing.latency, timing.memory
+            entry.load_seconds, entry.first_call_ms = timing.load_seconds, timing.first_call_ms
+            self.record.notes += timing.notes
+
+    def conclude(self) -> None:
+        from kdc.report.verdict import verdict
+
+        self.record.run.status = "ok"
+        self.record.verdict = verdict(self.record)
+        self._save()
+
+
+def _link(link: Path, target: Path) -> None:
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(target, target_is_directory=True)
+
+
+def _one_line(error: BaseException) -> str:
+    if isinstance(error, KdcError):
+        return str(error)
+    first = (str(error).strip() or "no message").splitlines()[0]
+    return f"{type(error).__name__}: {first}"
+
+
+def _git_commit() -> str | None:
+    """The commit of the folder that the user works in, for a run's provenance."""
+    done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return done.stdout.strip() or None

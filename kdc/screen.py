@@ -1,0 +1,50 @@
+"""What a run shows while it works: one line a finished stage, a progress bar with rate and remaining time meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+Advance = Callable[[int, int, str], None]
+"""`advance(done, total, detail)`: where the work stands, and what to show beside it."""
+
+
+class Screen:
+    """Lines and bars on stderr, so that stdout holds results only."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(stderr=True)
+
+    def say(self, line: str, *, style: str = "") -> None:
+        self.console.print(Text(line, style=style), soft_wrap=True)
+
+    @contextmanager
+    def bar(self, title: str, unit: str = "steps") -> Iterator[Advance]:
+        """A bar that disappears when its work is done; where there is no terminal, nothing."""
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            _Rate(unit),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[detail]}", style="dim"),
+        )
+        with Progress(*columns, console=self.console, transient=True) as progress:
+            task = progress.add_task(title, total=None, visible=False, detail="")
+            yield lambda done, total, detail: progress.update(
+                task, completed=done, total=total, detail=detail, visible=True
+            )
+
+
+class _Rate(ProgressColumn):
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self.unit = unit
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:.1f} {self.unit}/s" if task.speed else "", style="cyan")
