@@ -14,8 +14,13 @@ if TYPE_CHECKING:
     from kdc.config import RunConfig
     from kdc.models.spec import ModelConfig
 
-NETS = {"text": "bert_tiny, minilm or bert", "image": "mlp or cnn"}
-"""Teachers to name when the chosen one cannot read the data."""
+FITTING = {
+    ("teacher", "text"): "bert_tiny, minilm or bert",
+    ("teacher", "image"): "mlp or cnn",
+    ("student", "text"): "bert_micro, layers or distilbert",
+    ("student", "image"): "mlp_small or cnn_small",
+}
+"""What to name when the chosen model cannot read the data."""
 
 
 def cross_check(config: RunConfig) -> list[str]:
@@ -53,11 +58,13 @@ def _task(config: RunConfig) -> Iterator[str]:
     if metric is not None and metric not in task.metrics:
         yield f"dataset.metric: {name} has no metric '{metric}'; {did_you_mean(metric, task.metrics)}"
     for role, model in _models(config).items():
-        if model.architecture is not None and "model_type" not in model.architecture:
+        if model.architecture is not None and not isinstance(model.architecture.get("model_type"), str):
             yield f"{role}.architecture.model_type: is missing; name a transformers model type, kdc-mlp or kdc-cnn"
         elif (seen := modality(model)) not in (None, task.modality):
-            fit = f"choose teacher={NETS[task.modality]}" if role == "teacher" else f"`kdc list {role}` shows others"
-            yield f"{role}: {model.name} reads {seen}, but dataset {config.dataset.name} holds {task.modality}s; {fit}"
+            yield (
+                f"{role}: {model.name} reads {seen}s, but dataset {config.dataset.name} holds {task.modality}s; "
+                f"choose {role}={FITTING[role, task.modality]}"
+            )
 
 
 def _layers(config: RunConfig) -> Iterator[str]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
 
-from pydantic import BaseModel, BeforeValidator, Field, NonNegativeInt, SerializeAsAny, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, NonNegativeInt, SerializeAsAny, ValidationError
 from pydantic_core import ErrorDetails
 
 from kdc.compose import GROUPS, choices, compose, config_dir, one_line
@@ -30,6 +30,14 @@ if TYPE_CHECKING:
 
 __all__ = ["LossConfig", "RunConfig", "compose", "config_dir", "to_run_config"]
 
+
+def _folder_name(name: str) -> str:
+    if re.fullmatch(r"[\w.+-]+", name) is None:
+        raise ValueError(f"names a folder: letters, digits, '.', '_', '+' and '-' only (got '{name}')")
+    return name
+
+
+FolderName = Annotated[str, Field(coerce_numbers_to_str=True), AfterValidator(_folder_name)]
 Folder = Annotated[Path, BeforeValidator(lambda path: Path(path).expanduser() if isinstance(path, str) else path)]
 Notify = Callable[[str], None]
 M = TypeVar("M", bound=BaseModel)
@@ -46,8 +54,7 @@ class LossConfig(Component):
 class RunConfig(Component):
     """Everything a run is told, typed."""
 
-    name: str = Field(pattern=r"^[\w.+-]+$", coerce_numbers_to_str=True)
-    """Names the output folder."""
+    name: FolderName
     seed: NonNegativeInt
     plugins: list[str]
     data_dir: Folder | None
@@ -70,14 +77,16 @@ def to_run_config(cfg: DictConfig, *, overrides: Sequence[str] = (), notify: Not
     (through `notify`) when an experiment left them behind.
     """
     from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
+    from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
     from kdc.checks import cross_check
 
     try:
         data = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        raise KdcError(f"{error.full_key}: has no value yet", "give it one") from error
     except OmegaConfBaseException as error:
-        raise KdcError(one_line(error), "give it a value") from error
+        raise KdcError(one_line(error), "correct the ${...} there") from error
     typing = _Typing(overrides, notify or (lambda note: None))
     config = typing.run({str(key): value for key, value in data.items()} if isinstance(data, dict) else {})
     problems = typing.problems if config is None else [*typing.problems, *cross_check(config)]
@@ -126,9 +135,9 @@ class _Typing:
         try:
             return model.model_validate({} if raw is None else raw)
         except ValidationError as error:
-            for key, problem in _problems(error, model, raw):
+            for key, problem in _problems(error, model, raw, where):
                 if key.partition(".")[0] not in told:
-                    self.problems.append(f"{where}.{key}".strip(".") + f": {problem}")
+                    self.problems.append(f"{key}: {problem}")
         return None
 
     def _student(self, raw: Any) -> StudentConfig | None:
@@ -156,7 +165,9 @@ class _Typing:
                 self.problems.append(f"{where}.{key}: must be settings or null (got {settings!r})")
             elif "name" not in settings:
                 known = {*registry, *(choices(where) if where in GROUPS else ())}
-                why = f"'{key}' is not chosen" + ("" if key in known else f", {did_you_mean(key, known)}")
+                chosen = [name for name, entry in raw.items() if isinstance(entry, Mapping) and "name" in entry]
+                remedy = f"choose it: {where}='[{','.join([*chosen, key])}]'" if where in GROUPS else "give it a name"
+                why = f"'{key}' is not chosen; {remedy if key in known else did_you_mean(key, known)}"
                 self._unchosen(f"{where}.{key}", list(settings), why, misspelt=key not in known)
             elif settings["name"] not in registry:
                 hint = did_you_mean(str(settings["name"]), registry)
@@ -173,13 +184,19 @@ class _Typing:
                 self._notify(f"{where}.{key} is ignored: {why}")
 
 
-def _problems(error: ValidationError, model: type[BaseModel], raw: Any) -> Iterator[tuple[str, str]]:
+def _problems(error: ValidationError, model: type[BaseModel], raw: Any, where: str) -> Iterator[tuple[str, str]]:
     """Dotted key and message of each problem; the members of a union that all refused one value speak as one."""
     found: dict[str, list[str]] = {}
     for detail in error.errors(include_url=False):
         keys = _keys(detail["loc"], raw, detail["type"])
-        messages = found.setdefault(".".join(keys), [])
-        if (message := _message(detail, model, keys)) not in messages:
+        dotted = [*where.split("."), *keys] if where else keys
+        messages = found.setdefault(".".join(dotted), [])
+        if detail["type"] == "extra_forbidden":
+            owner = f" of {dotted[-2]}" if len(dotted) > 1 else ""
+            message = f"no such key{owner}; {did_you_mean(keys[-1], _fields(model, keys[:-1]))}"
+        else:
+            message = _message(detail)
+        if message not in messages:
             messages.append(message)
     for key, messages in found.items():
         yield key, ", or ".join(messages)
@@ -197,13 +214,10 @@ def _keys(loc: Sequence[str | int], raw: Any, kind: str) -> list[str]:
     return keys
 
 
-def _message(detail: ErrorDetails, model: type[BaseModel], keys: Sequence[str]) -> str:
+def _message(detail: ErrorDetails) -> str:
     kind, message, value = detail["type"], detail["msg"], detail["input"]
     if kind == "missing":
         return "is missing"
-    if kind == "extra_forbidden":
-        owner = f" of {keys[-2]}" if len(keys) > 1 else ""
-        return f"no such key{owner}; {did_you_mean(keys[-1], _fields(model, keys[:-1]))}"
     if kind == "value_error":
         return message.removeprefix("Value error, ")
     if kind in ("model_type", "model_attributes_type"):

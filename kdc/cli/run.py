@@ -53,6 +53,7 @@ def execute(args: argparse.Namespace) -> int:
     import hydra
     from hydra.core.hydra_config import HydraConfig
 
+    from kdc.cli.main import report
     from kdc.cli.overrides import prepare
     from kdc.cli.sweep import Outcome, run_job, summarize, task_words
 
@@ -77,6 +78,8 @@ def execute(args: argparse.Namespace) -> int:
             print(f"\njob {len(outcomes) + 1}: {' '.join(overrides)}", file=sys.stderr)
         outcome = run_job(cfg, overrides, folder=Path(settings.runtime.output_dir), command=command)
         outcomes.append(outcome)
+        if args.multirun and outcome.error is not None:
+            report(outcome.error)
         return outcome.objective
 
     register_base()
@@ -90,10 +93,10 @@ def execute(args: argparse.Namespace) -> int:
             link_latest(sweep_folder[0])
         return int(any(outcome.error is not None for outcome in outcomes))
     for outcome in outcomes:
-        _drop_if_empty(outcome.folder)
         if outcome.error is not None:
             raise outcome.error
-        link_latest(outcome.folder)
+        if not _drop_if_empty(outcome.folder):
+            link_latest(outcome.folder)
     return 0
 
 
@@ -176,8 +179,11 @@ def _note(text: str) -> None:
     print(f"note: {text}", file=sys.stderr)
 
 
-def _drop_if_empty(folder: Path) -> None:
-    """A dry run writes nothing: neither should its folder stay."""
-    for path in (folder, folder.parent):
-        if path.is_dir() and not any(path.iterdir()):
-            path.rmdir()
+def _drop_if_empty(folder: Path) -> bool:
+    """A dry run writes nothing: neither should the folder that Hydra made for it stay."""
+    if any(folder.iterdir()):
+        return False
+    folder.rmdir()
+    if not any(folder.parent.iterdir()):
+        folder.parent.rmdir()
+    return True

@@ -119,25 +119,27 @@ def _table(outcomes: Sequence[Outcome]) -> Table:
 
     from kdc.report.table import MISSING, first_workload, latency_at, primary, score, significant, size, times, versus
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="jobs, each by its last variant", title_justify="left")
-    for header in ("job", "overrides", "status", "variant", "quality", "retained", "size", "p50 ms", "speed-up"):
-        table.add_column(header, overflow="fold", justify="right" if header in RIGHT else "left")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="every job by its last variant", title_justify="left")
+    words = [outcome.overrides for outcome in outcomes]
+    common = set.intersection(*map(set, words)) if len(words) > 1 else set()
+    for header in ("job", "overrides", "status", "quality", "retained", "size", "p50 ms", "speed-up"):
+        table.add_column(header, justify="right" if header in RIGHT else "left", no_wrap=header in RIGHT)
     for number, outcome in enumerate(outcomes, 1):
         record = outcome.record
         variant = record.variants[-1] if record is not None and record.variants else None
-        cells = [MISSING] * 6
+        cells = [MISSING] * 5
         if record is not None and variant is not None:
             latency = latency_at(variant, first_workload(record))
             faster = versus(latency, record.baseline)
             cells = [
-                variant.name,
                 score(primary(variant.quality)[0], primary(variant.quality)[1].value) if variant.quality else MISSING,
                 f"{variant.quality.retained:.1%}" if variant.quality and variant.quality.retained else MISSING,
                 size(variant.artifact.bytes) if variant.artifact else MISSING,
                 significant(latency.p50_ms) if latency else MISSING,
                 times(faster.ratio) if faster else MISSING,
             ]
-        table.add_row(str(number), " ".join(outcome.overrides), "failed" if outcome.error else "ok", *cells)
+        own = "\n".join(word for word in outcome.overrides if word not in common)
+        table.add_row(str(number), own, "failed" if outcome.error else "ok", *cells)
     return table
 
 
