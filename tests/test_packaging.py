@@ -1,13 +1,19 @@
 """What is shipped: the wheel works outside the checkout and brings its configs; the sdist holds the sources only."""
 
+import ast
 import os
 import site
 import subprocess
 import sys
 import tarfile
+import tomllib
+from collections.abc import Iterator
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
 
@@ -67,15 +73,29 @@ def test_the_sdist_holds_the_sources_only(built: Path) -> None:
     assert top - {".gitignore"} == expected
 
 
-def test_constraints_cover_what_kdc_requires() -> None:
-    import tomllib
-
-    from packaging.requirements import Requirement
-    from packaging.utils import canonicalize_name
-
+def _project() -> dict[str, list[str]]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = [Requirement(line) for line in (*project["dependencies"], *project["optional-dependencies"]["dev"])]
+    return {"kdc": project["dependencies"], **project["optional-dependencies"]}
+
+
+def test_constraints_cover_what_kdc_requires() -> None:
     lines = (line for line in (ROOT / "scripts" / "constraints.txt").read_text().splitlines() if "==" in line)
     pinned = dict(line.split("==") for line in lines)
-    for requirement in wanted:
+    for requirement in map(Requirement, (*_project()["kdc"], *_project()["dev"])):
         assert requirement.specifier.contains(pinned[canonicalize_name(requirement.name)]), str(requirement)
+
+
+def _imported() -> Iterator[str]:
+    for path in (ROOT / "kdc").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                yield from (alias.name.partition(".")[0] for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+                yield node.module.partition(".")[0]
+
+
+def test_every_import_is_declared() -> None:
+    declared = {canonicalize_name(Requirement(line).name) for lines in _project().values() for line in lines}
+    providers = packages_distributions()
+    for module in set(_imported()) - sys.stdlib_module_names - {"kdc"}:
+        assert declared & {canonicalize_name(name) for name in providers.get(module, [])}, f"{module} is not declared"
