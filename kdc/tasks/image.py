@@ -28,6 +28,10 @@ class ImageEncoder(Encoder):
             raise KdcError(
                 f"{SETTINGS}: size {dict(size)} is not a fixed height and width", "set dataset.image_size=224 or so"
             )
+        if settings.get("do_center_crop"):
+            raise KdcError(
+                f"{SETTINGS}: do_center_crop is not supported", "set it to false, with the size to resize to"
+            )
         self._settings = dict(settings)
         self.size = (int(size["height"]), int(size["width"]))
         self.channels = len(settings["image_mean"])
@@ -70,7 +74,7 @@ class ImageEncoder(Encoder):
 
         picture = Image.fromarray(image.squeeze(-1) if image.shape[2] == 1 else image)
         picture = picture.convert(MODES[self.channels])
-        resized = picture.resize((self.size[1], self.size[0]), Image.Resampling.BILINEAR)
+        resized = picture.resize((self.size[1], self.size[0]), Image.Resampling(self._settings.get("resample", 2)))
         return np.asarray(resized).reshape(*self.size, self.channels)
 
     def length(self, encoded: Mapping[str, Any]) -> int:

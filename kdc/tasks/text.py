@@ -73,7 +73,8 @@ class TextEncoder(Encoder):
             size = self.length(row)
             for name, values in row.items():
                 batch[name][i, :size] = values
-            batch["attention_mask"][i, :size] = 1
+            if "attention_mask" in batch:
+                batch["attention_mask"][i, :size] = 1
         return batch
 
     def save(self, folder: Path) -> None:
@@ -95,30 +96,39 @@ class TextEncoder(Encoder):
 
 
 def train_wordpiece(texts: Sequence[str], vocab_size: int) -> Any:
-    """An uncased WordPiece tokenizer (a `transformers` one) trained on `texts`, with BERT's special tokens."""
+    """An uncased WordPiece tokenizer (a `transformers` one) trained on `texts`, with BERT's special tokens.
+
+    Equal texts make equal tokenizers. The trainer numbers `##a`, `##b`, ... as its hash map happens to yield words and
+    breaks ties by these numbers; given among the special tokens of a second training they have theirs beforehand.
+    """
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+
+    def tokenizer_of(vocabulary: dict[str, int]) -> Any:
+        tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+        tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        return tokenizer
+
+    def learned(first: list[str], size: int) -> dict[str, int]:
+        tokenizer = tokenizer_of({})
+        trainer = trainers.WordPieceTrainer(vocab_size=size, special_tokens=first, show_progress=False)
+        tokenizer.train_from_iterator(texts, trainer)
+        vocabulary: dict[str, int] = tokenizer.get_vocab()
+        return vocabulary
+
+    inner_letters = sorted(piece for piece in learned(special, 0) if piece.startswith("##"))
+    tokenizer = tokenizer_of(learned([*special, *inner_letters], vocab_size))
     tokenizer.decoder = decoders.WordPiece()
-    trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=special, show_progress=False)
-    tokenizer.train_from_iterator(texts, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",
         special_tokens=[(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")],
     )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="[PAD]",
-        unk_token="[UNK]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        mask_token="[MASK]",
-    )
+    names = dict(pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]")
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)
 
 
 def text_encoder(tokenizer: Any, *, max_length: int, inputs: Sequence[str]) -> TextEncoder:

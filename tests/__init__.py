@@ -1,0 +1,1 @@
+"""Tests of kdc; each folder mirrors one of `kdc/`."""

@@ -1,0 +1,74 @@
+"""Tiny models, encoders and rows that the tests build on: seeded, without files, ready in milliseconds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from kdc.data.examples import Examples
+from kdc.models.build import TEXT_INPUTS, Built
+from kdc.tasks.base import TASKS, Task
+from kdc.tasks.text import TextEncoder, text_encoder, train_wordpiece
+
+LABELS = ("negative", "positive")
+GOOD, BAD = ("good", "great", "fine"), ("bad", "awful", "poor")
+
+
+def sentences(rows: int, *, seed: int = 0) -> Examples:
+    """Sentences of 2 to 12 words that hold one good or one bad word: learnable, of very different lengths."""
+    random = np.random.default_rng(seed)
+    labels = np.arange(rows) % 2
+    fillers = ("the", "film", "was", "plot", "actor", "really", "and", "music")
+    texts = []
+    for label in labels:
+        words = [str(word) for word in random.choice(fillers, size=random.integers(1, 12))]
+        words.insert(int(random.integers(0, len(words) + 1)), str(random.choice((BAD, GOOD)[label])))
+        texts.append(" ".join(words))
+    return Examples({"text": texts, "label": labels.astype(np.int64)}, LABELS)
+
+
+def pictures(rows: int, *, side: int = 8, channels: int = 1, classes: int = 3, seed: int = 0) -> Examples:
+    images = np.random.default_rng(seed).integers(0, 256, size=(rows, side, side, channels), dtype=np.uint8)
+    return Examples({"image": images, "label": np.arange(rows) % classes}, tuple("abcdefghij"[:classes]))
+
+
+def encoder(examples: Examples, *, max_length: int = 32, inputs: Sequence[str] = TEXT_INPUTS) -> TextEncoder:
+    texts = [text for name in ("text", "text_pair") if name in examples for text in examples[name]]
+    return text_encoder(train_wordpiece(texts, 200), max_length=max_length, inputs=inputs)
+
+
+def bert(vocab_size: int, *, labels: Sequence[str] = LABELS, layers: int = 2, seed: int = 0, **settings: Any) -> Any:
+    """A BERT with weights large enough that its answers differ from row to row."""
+    from transformers import BertConfig, BertForSequenceClassification
+
+    torch.manual_seed(seed)
+    sizes = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64, "max_position_embeddings": 32}
+    config = BertConfig(
+        vocab_size=vocab_size, num_hidden_layers=layers, id2label=dict(enumerate(labels)),
+        label2id={name: i for i, name in enumerate(labels)}, **sizes | settings,
+    )  # fmt: skip
+    return lively(BertForSequenceClassification(config).eval())
+
+
+def lively(model: Any, *, scale: float = 0.3) -> Any:
+    """Redraw the matrices of `model` wider than an initialization would: what is lost in them must show."""
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.ndim > 1:
+                nn.init.normal_(weight, std=scale)
+            elif name.endswith("bias"):
+                nn.init.normal_(weight, std=0.1)
+    return model
+
+
+def built_bert(examples: Examples, **settings: Any) -> Built:
+    own = encoder(examples)
+    return Built(bert(own.vocab_size, labels=examples.labels, **settings), own, new_head=False)
+
+
+def task(name: str = "text-classification") -> Task:
+    return TASKS[name]()
