@@ -6,7 +6,6 @@ Says nothing about time; `latency` does.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
@@ -18,31 +17,20 @@ from kdc.record import MetricValue, Quality
 from kdc.tasks.base import Task
 
 
-class Predictor(Protocol):
-    """What is measured: a loaded artifact's session."""
-
-    @property
-    def task(self) -> Task: ...
-
-    def predict(self, examples: Examples, *, batch_size: int = ...) -> Arrays: ...
-
-
 def measure_quality(
-    session: Predictor,
+    task: Task,
+    outputs: Arrays,
     examples: Examples,
     *,
     split: str,
     primary: str | None = None,
     against: tuple[Quality, Arrays] | None = None,
-    batch_size: int = 32,
-) -> tuple[Quality, Arrays]:
-    """Every metric of the session's task on `examples`, and the outputs they were computed from.
+) -> Quality:
+    """Every metric of `task` on what an artifact put out for `examples`.
 
-    `primary` is the metric that `retained` compares (the task's first by default). `against` is what this function
-    returned for the teacher on the same examples; without it there is no `retained` and no `agreement`.
+    `primary` is the metric that `retained` compares (the task's first by default). `against` holds the teacher's
+    quality and outputs on the same examples; without it there is no `retained` and no `agreement`.
     """
-    task = session.task
-    outputs = session.predict(examples, batch_size=batch_size)
     _refuse_not_finite(outputs)
     values = task.score(outputs, examples)
     primary = primary or next(name for name in task.metrics if name in values)
@@ -68,7 +56,7 @@ def measure_quality(
         own, theirs = (task.answers(o, examples.labels) for o in (outputs, teacher_outputs))
         quality.retained = values[primary] / reference if reference else None
         quality.agreement = {"argmax": float(np.mean([a == b for a, b in zip(own, theirs, strict=True)]))}
-    return quality, outputs
+    return quality
 
 
 def save_predictions(path: Path, task: Task, outputs: Arrays, examples: Examples) -> None:

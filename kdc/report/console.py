@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.text import Text
 
-TEXT_COLUMNS = 3
+LEFT = frozenset({"variant", "runtime"})
 
 
 def print_report(record: RunRecord, console: Console, *, report: Path | None = None) -> None:
@@ -31,16 +31,22 @@ def print_report(record: RunRecord, console: Console, *, report: Path | None = N
 
 
 def variants_table(record: RunRecord) -> RenderableType:
-    """One row a variant; intervals stand in small print below what they belong to, so that it fits 100 columns."""
+    """One row a variant, in 80 columns: the passes stand below the model, an interval below its number."""
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", padding=(0, 1))
-    for i, header in enumerate(headers(record)):
-        table.add_column(header, justify="left" if i < TEXT_COLUMNS else "right", overflow="fold")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True, header_style="bold")
+    for header in _merged(headers(record)):
+        table.add_column(_styled(header), justify="left" if header.main in LEFT else "right", overflow="fold")
     for row in rows(record):
-        table.add_row(*(_styled(cell) for cell in row))
+        table.add_row(*(_styled(cell) for cell in _merged(row)))
     return table
+
+
+def _merged(row: list[Cell]) -> list[Cell]:
+    name, runtime, precision, *numbers = row
+    model, *passes = name.main.split("+")
+    return [Cell(model, "\n".join(f"+{step}" for step in passes)), Cell(runtime.main, precision.main), *numbers]
 
 
 def _styled(cell: Cell) -> Text:

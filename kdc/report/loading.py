@@ -45,7 +45,6 @@ logits = torch.export.load(f"{{folder}}/forward.pt2").module()(*inputs.values())
 
 ONNX = """\
 import onnxruntime
-
 session = onnxruntime.InferenceSession(f"{{folder}}/forward.onnx")
 logits = session.run(None, {{port.name: inputs[port.name] for port in session.get_inputs()}})[0]
 """
@@ -69,11 +68,14 @@ def loading_snippet(variant: Variant) -> str:
     else:
         inputs = TEXT_INPUTS.format(tensors="pt" if in_torch else "np")
         model = "AutoModelForSequenceClassification"
-    parts = [LABELS.format(path=artifact.path), inputs, call.format(model=model), ANSWER]
-    if in_torch and "preprocessor_config.json" in artifact.files:
-        # The call imports torch, which the inputs of an image are already made with.
-        parts[1], parts[2] = f"import torch\n{parts[1]}", parts[2].replace("import torch\n", "", 1)
-    return "\n".join(parts)
+    return _imports_first(LABELS.format(path=artifact.path) + inputs + call.format(model=model) + ANSWER)
+
+
+def _imports_first(code: str) -> str:
+    lines = [line for line in code.splitlines() if line]
+    imports = {line for line in lines if line.startswith(("import ", "from "))}
+    ordered = sorted(imports, key=lambda line: (line.startswith("from "), line))
+    return "\n".join([*ordered, "", *(line for line in lines if line not in imports)]) + "\n"
 
 
 def _call(artifact: Artifact) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import islice
+from pathlib import Path
 
 from kdc.record import RunRecord, Stage
 from kdc.report import table
@@ -11,6 +11,10 @@ from kdc.report.loading import loading_snippet
 from kdc.report.verdict import verdict
 
 HISTORY_ROWS = 12
+
+
+def write_markdown(record: RunRecord, path: Path) -> None:
+    path.write_text(markdown(record), encoding="utf-8")
 
 
 def markdown(record: RunRecord) -> str:
@@ -30,15 +34,18 @@ def markdown(record: RunRecord) -> str:
 def _variants(record: RunRecord) -> str:
     if not record.variants:
         return ""
-    body = [[f"{c.main} ({c.detail})" if c.detail else c.main for c in row] for row in table.rows(record)]
-    notes = [
-        "Quality, size and latency are those of the exported files, loaded again in the runtime named. "
-        "Brackets hold 95% intervals. Size counts all files that ship."
+    head, *body = [
+        [f"{c.main} ({c.detail})" if c.detail else c.main for c in row]
+        for row in [table.headers(record), *table.rows(record)]
     ]
-    if record.baseline:
-        notes.append(f"Ratios are against {record.baseline}.")
-    notes += [f"\n- {note}" for note in record.notes]
-    return "\n\n".join(["## Variants", _grid(table.headers(record), body), " ".join(notes)])
+    against = f" Speed-up and size are against {record.baseline}." if record.baseline else ""
+    notes = [
+        "Quality, size and latency are those of the exported files, loaded again in the runtime named; size counts all "
+        f"files that ship. Brackets hold 95% intervals.{against}"
+    ]
+    if record.notes:
+        notes.append("\n".join(f"- {note}" for note in record.notes))
+    return "\n\n".join(["## Variants", _grid(head, body), *notes])
 
 
 def _latency(record: RunRecord) -> str:
@@ -91,10 +98,10 @@ def _training(stage: Stage) -> str:
     assert stage.train is not None
     history = stage.train.history
     names = list(dict.fromkeys(name for entry in history for name in entry))
-    step = max(1, -(-len(history) // HISTORY_ROWS))
-    # Backwards, so that the last entry is always among those shown.
-    shown = list(islice(reversed(history), 0, None, step))[::-1]
-    body = [[table.significant(entry[name]) if name in entry else "" for name in names] for entry in shown]
+    every = max(1, -(-len(history) // HISTORY_ROWS))
+    # Counted from the end, so that the last entry is always among those shown.
+    shown = history[::-1][::every][::-1]
+    body = [[_plain(entry[name]) if name in entry else "" for name in names] for entry in shown]
     said = (
         f"{stage.train.epochs:g} epochs, {stage.train.steps:,} steps, "
         f"{stage.train.samples_per_second:,.0f} rows a second."
@@ -129,6 +136,10 @@ def _environment(record: RunRecord) -> str:
         *([f"- seed {record.run.seed}"] if record.run.seed is not None else []),
     ]
     return "## Environment\n\n" + "\n".join(lines)
+
+
+def _plain(value: float) -> str:
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:.3g}"
 
 
 def _grid(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:

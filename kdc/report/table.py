@@ -25,9 +25,10 @@ def score(name: str, value: float) -> str:
 
 
 def score_interval(name: str, ci95: tuple[float, float] | None) -> str:
+    """`86.9–89.8`, in the unit of `score`; empty where there is none."""
     if ci95 is None:
         return ""
-    return "{:.1f}–{:.1f}%".format(*(100 * v for v in ci95)) if _is_share(name) else "{:.3f}–{:.3f}".format(*ci95)
+    return "{:.1f}–{:.1f}".format(*(100 * v for v in ci95)) if _is_share(name) else "{:.3f}–{:.3f}".format(*ci95)
 
 
 def significant(value: float) -> str:
@@ -50,7 +51,8 @@ def times(ratio: float) -> str:
 
 
 def times_interval(ci95: tuple[float, float] | None) -> str:
-    return f"{times(ci95[0])[:-1]}–{times(ci95[1])}" if ci95 else ""
+    """`7.8–8.4`; empty where there is none."""
+    return f"{times(ci95[0])[:-1]}–{times(ci95[1])[:-1]}" if ci95 else ""
 
 
 def seconds(value: float) -> str:
@@ -65,6 +67,13 @@ def workload(latency_workload: Mapping[str, Any]) -> str:
         return f"{latency_workload['rows']} rows end to end"
     batch = f"batch {latency_workload['batch']}"
     return f"{batch} x {latency_workload['length']} tokens" if "length" in latency_workload else batch
+
+
+def short_workload(latency_workload: Mapping[str, Any]) -> str:
+    """`1 x 32` where a column is narrow; a workload without a length as `workload` has it."""
+    if "length" in latency_workload:
+        return f"{latency_workload['batch']} x {latency_workload['length']}"
+    return workload(latency_workload)
 
 
 def model_name(variant: Variant) -> str:
@@ -94,19 +103,19 @@ def baseline(record: RunRecord) -> Variant | None:
     return next((variant for variant in record.variants if variant.name == record.baseline), None)
 
 
-def headers(record: RunRecord) -> list[str]:
+def headers(record: RunRecord) -> list[Cell]:
     scored = next((variant.quality for variant in record.variants if variant.quality), None)
     wanted = first_workload(record)
     return [
-        "variant",
-        "runtime",
-        "precision",
-        f"{primary(scored)[0]} ({scored.split})" if scored else "quality",
-        "retained",
-        "size",
-        f"p50 ms, {workload(wanted)}" if wanted else "p50 ms",
-        "speed-up",
-        "peak memory",
+        Cell("variant"),
+        Cell("runtime"),
+        Cell("precision"),
+        Cell(primary(scored)[0], scored.split) if scored else Cell("quality"),
+        Cell("retained"),
+        Cell("size", "smaller"),
+        Cell("p50 ms", short_workload(wanted) if wanted else ""),
+        Cell("speed-up"),
+        Cell("memory", "peak"),
     ]
 
 
@@ -124,10 +133,10 @@ def _row(record: RunRecord, variant: Variant) -> list[Cell]:
         Cell(variant.runtime),
         Cell(variant.precision),
         _quality(variant),
-        _retained(variant, reference),
+        Cell(f"{variant.quality.retained:.1%}") if variant.quality and variant.quality.retained else Cell(MISSING),
         _size(variant, reference),
         Cell(significant(latency.p50_ms)) if latency else Cell(MISSING),
-        Cell(times(faster.ratio), times_interval(faster.ci95)) if faster else Cell(_unit(variant, reference, latency)),
+        Cell(times(faster.ratio), times_interval(faster.ci95)) if faster else Cell(MISSING),
         Cell(size(variant.memory.peak_rss_bytes)) if variant.memory else Cell(MISSING),
     ]
 
@@ -139,23 +148,13 @@ def _quality(variant: Variant) -> Cell:
     return Cell(score(name, metric.value), score_interval(name, metric.ci95))
 
 
-def _retained(variant: Variant, reference: Variant | None) -> Cell:
-    if variant.quality is None or variant.quality.retained is None:
-        return Cell(_unit(variant, reference, variant.quality))
-    return Cell(f"{variant.quality.retained:.1%}")
-
-
 def _size(variant: Variant, reference: Variant | None) -> Cell:
     if variant.artifact is None:
         return Cell(MISSING)
+    own = size(variant.artifact.bytes)
     if reference is None or reference.artifact is None or reference is variant:
-        return Cell(size(variant.artifact.bytes))
-    ratio = reference.artifact.bytes / variant.artifact.bytes
-    return Cell(size(variant.artifact.bytes), f"{times(ratio)} smaller" if ratio >= 1 else f"{times(1 / ratio)} larger")
-
-
-def _unit(variant: Variant, reference: Variant | None, measured: object) -> str:
-    return "baseline" if variant is reference and measured is not None else MISSING
+        return Cell(own)
+    return Cell(own, times(reference.artifact.bytes / variant.artifact.bytes))
 
 
 def _is_share(name: str) -> bool:

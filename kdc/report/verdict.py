@@ -14,6 +14,8 @@ def verdict(record: RunRecord) -> str:
     if record.run.status == "failed":
         where = f" in stage {record.run.failed_stage}" if record.run.failed_stage else ""
         return f"The run failed{where}: {record.run.error or 'no reason was recorded'}"
+    if record.run.status == "running":
+        return "The run has not ended."
     if not record.variants:
         return "No variant was measured."
     final = record.variants[-1]

@@ -33,7 +33,7 @@ def test_real_artifacts_in_real_processes(text_artifacts, texts):
     assert [entry.workload for entry in timing.latency] == [
         {"batch": 1, "length": 8}, {"batch": 2, "length": 8}, {"rows": 4, "batch": 1, "end_to_end": True}
     ]  # fmt: skip
-    assert timing.notes[0] == "onnxruntime: not timed at length 128: the model takes at most 64"
+    assert timing.notes[0] == "onnxruntime: not timed at length 128: the model takes at most 32"
     for entry in timing.latency:
         pooled = sorted(ms for process in entry.samples for ms in process)
         assert len(entry.samples) == 3
@@ -52,10 +52,10 @@ def test_real_artifacts_in_real_processes(text_artifacts, texts):
     )  # fmt: skip
 
 
-def test_images_have_batches_and_no_lengths(image_artifacts, digits):
+def test_images_have_batches_and_no_lengths(image_artifacts, images):
     quick = BENCH.model_copy(update={"rounds": 1})
     only = {"onnxruntime": image_artifacts["onnxruntime"]}
-    timing = time_variants(only, quick, rows=digits, baselines=[])["onnxruntime"]
+    timing = time_variants(only, quick, rows=images, baselines=[])["onnxruntime"]
     assert [entry.workload for entry in timing.latency] == [
         {"batch": 1}, {"batch": 2}, {"rows": 4, "batch": 1, "end_to_end": True}
     ]  # fmt: skip

@@ -43,8 +43,8 @@ def test_a_job_comes_back_with_samples_memory_and_load_time(runtime, text_artifa
     assert result["first_call_ms"] > 0
 
 
-def test_serving_an_onnx_artifact_imports_no_torch(text_artifacts, image_artifacts, texts, digits, tmp_path):
-    for folder, examples in ((text_artifacts["onnxruntime"], texts), (image_artifacts["onnxruntime"], digits)):
+def test_serving_an_onnx_artifact_imports_no_torch(text_artifacts, image_artifacts, texts, images, tmp_path):
+    for folder, examples in ((text_artifacts["onnxruntime"], texts), (image_artifacts["onnxruntime"], images)):
         done = start(job_for(folder, tmp_path, examples), "-c", PROBE)
         assert json.loads(done.stdout.splitlines()[-1]) == [], done.stderr
 

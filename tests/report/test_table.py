@@ -1,0 +1,66 @@
+import pytest
+
+from kdc.report import table
+
+
+@pytest.mark.parametrize(
+    ("shown", "wanted"),
+    [
+        (table.score("accuracy", 0.8842), "88.4%"),
+        (table.score("mcc", 0.7), "0.700"),
+        (table.score_interval("f1_macro", (0.869, 0.898)), "86.9–89.8"),
+        (table.score_interval("mcc", (0.5, 0.75)), "0.500–0.750"),
+        (table.score_interval("accuracy", None), ""),
+        (table.significant(0.1234), "0.123"),
+        (table.significant(1.468), "1.47"),
+        (table.significant(11.94), "11.9"),
+        (table.significant(2451.2), "2,451"),
+        (table.size(999), "999 B"),
+        (table.size(480_000), "480 kB"),
+        (table.size(17_800_000), "17.8 MB"),
+        (table.size(1_250_000_000), "1.25 GB"),
+        (table.times(0.625), "0.62x"),
+        (table.times(8.13), "8.1x"),
+        (table.times(1234.5), "1,234x"),
+        (table.times_interval((7.81, 8.42)), "7.8–8.4"),
+        (table.seconds(3.21), "3.2 s"),
+        (table.seconds(75.4), "75 s"),
+        (table.seconds(300), "5.0 min"),
+        (table.workload({"batch": 1, "length": 32}), "batch 1 x 32 tokens"),
+        (table.workload({"batch": 8}), "batch 8"),
+        (table.workload({"rows": 100, "batch": 1, "end_to_end": True}), "100 rows end to end"),
+        (table.short_workload({"batch": 1, "length": 32}), "1 x 32"),
+    ],
+)
+def test_how_numbers_read(shown, wanted):
+    assert shown == wanted
+
+
+def test_rows_take_ratios_from_the_record(text_record):
+    student = table.rows(text_record)[2]
+    assert student == [
+        table.Cell("student+int8"), table.Cell("onnxruntime"), table.Cell("int8"), table.Cell("86.4%", "84.9–88.0"),
+        table.Cell("96.3%"), table.Cell("17.8 MB", "5.1x"), table.Cell("1.47"), table.Cell("8.1x", "7.8–8.4"),
+        table.Cell("250 MB"),
+    ]  # fmt: skip
+    assert [cell.main for cell in table.rows(text_record)[0]][-3:] == ["11.9", "-", "250 MB"]
+
+
+def test_headers_name_metric_split_and_workload(text_record, image_record):
+    assert table.headers(text_record)[3] == table.Cell("accuracy", "test")
+    assert table.headers(text_record)[6] == table.Cell("p50 ms", "1 x 32")
+    assert table.headers(image_record)[6] == table.Cell("p50 ms", "batch 1")
+
+
+def test_what_a_failed_run_did_not_reach_is_a_dash(failed_record):
+    teacher, student = table.rows(failed_record)
+    assert [cell.main for cell in teacher] == ["teacher", "torch", "fp32", "89.7%", "-", "91.0 MB", "-", "-", "-"]
+    assert [cell.main for cell in student] == ["student", "torch", "fp32", *["-"] * 6]
+
+
+@pytest.mark.parametrize(
+    ("name", "model"), [("student+int8.onnxruntime", "student+int8"), ("teacher", "teacher"), ("onnxruntime",) * 2]
+)
+def test_a_name_is_shown_without_its_runtime(text_record, name, model):
+    variant = text_record.variants[2].model_copy(update={"name": name})
+    assert table.model_name(variant) == model
