@@ -276,11 +276,15 @@ class _Run:
             self.record.notes += timing.notes
 
     def conclude(self) -> None:
+        from rich.console import Console
+
+        from kdc.report.console import print_report
         from kdc.report.verdict import verdict
 
         self.record.run.status = "ok"
         self.record.verdict = verdict(self.record)
         self._save()
+        print_report(self.record, Console(), report=self.folder / "report.md")
 
 
 def _link(link: Path, target: Path) -> None:

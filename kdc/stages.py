@@ -306,7 +306,7 @@ def predictions_step(artifact: Published, data: Data, split: str, label: str) ->
         from kdc.export.artifact import Artifact
 
         outputs = Artifact.open(artifact.path / ARTIFACT).session().predict(data.splits[split])
-        np.savez(folder / OUTPUTS, **outputs)
+        np.savez(folder / OUTPUTS, allow_pickle=False, **outputs)
 
     parts = {"artifact": artifact.key, "rows": data.fingerprints[split]}
     return Step("predictions", parts, build, title=f"predict with {label}")

@@ -44,7 +44,7 @@ class DatasetConfig(Component):
 
     def sources(self) -> dict[str, Source]:
         """The sources that this data set has, by name."""
-        return {name: source for name in SOURCES if (source := getattr(self, name, None)) is not None}
+        return {name: source for name in sorted(SOURCES) if (source := getattr(self, name, None)) is not None}
 
 
 def dataset_config_model() -> type[DatasetConfig]:

@@ -80,7 +80,7 @@ def _delimited(path: Path, text: str, settings: Files, *, delimiter: str) -> Col
         raise KdcError(
             f"{path}, line {reader.line_num}: {error}", "if quotes mean themselves, set dataset.files.quoting=none"
         ) from None
-    names = settings.names or rows.pop(0)
+    names = settings.names or (rows.pop(0) if rows else [])
     if len(set(names)) < len(names):
         raise KdcError(
             f"{path}: two columns share a name ({', '.join(names)})", "rename one, or set dataset.files.names"

@@ -1,4 +1,4 @@
-"""Training batches bucketed by length: a pure function of seed, epoch and lengths, so that a resumed run sees the same."""
+"""Training batches bucketed by length: a pure function of seed, epoch and lengths, so a resumed run sees the same."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
@@ -74,15 +74,16 @@ def train(
     encoded = built.encoder.encode(lesson.train)
     sampler = LengthBuckets([built.encoder.length(row) for row in encoded], settings.batch_size, seed=seed)
     steps = max(1, round(settings.epochs * len(sampler)))
+    distiller = Distiller(built.model, terms)
     trainer = _Trainer(
-        model=Distiller(built.model, terms),
+        model=distiller,
         args=_arguments(settings, lesson, steps=steps, epoch_steps=len(sampler), scratch=scratch, seed=seed),
-        train_dataset=range(len(encoded)),
-        eval_dataset=range(len(lesson.validation)),
+        train_dataset=_Rows(len(encoded)),
+        eval_dataset=_Rows(len(lesson.validation)),
         data_collator=_Collator(built, encoded, lesson),
         callbacks=[_Watcher(progress, settings.checkpoint_seconds)],
     )
-    trainer.sampler, trainer.built, trainer.lesson = sampler, built, lesson
+    trainer.sampler, trainer.distiller, trainer.built, trainer.lesson = sampler, distiller, built, lesson
     trainer.remove_callback(PrinterCallback)
     started = time.perf_counter()
     resumed = _newest_checkpoint(scratch)
@@ -134,12 +135,25 @@ def _arguments(
     )
 
 
+class _Rows(Dataset[int]):
+    """Row numbers; the collator knows what stands in the rows."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, row: int) -> int:
+        return row
+
+
 class _Collator:
     """Row numbers -> one batch of tensors: the student's inputs, the labels, the teacher's signals."""
 
     def __init__(self, built: Built, encoded: list[dict[str, Any]], lesson: Lesson) -> None:
         self.encoder, self.encoded, self.lesson = built.encoder, encoded, lesson
-        self.labels = torch.from_numpy(np.asarray(lesson.train["label"], dtype=np.int64))
+        self.labels = torch.tensor(lesson.train["label"], dtype=torch.int64)
         self.logits = None if lesson.logits is None else torch.from_numpy(lesson.logits)
 
     def __call__(self, rows: list[int]) -> dict[str, Any]:
@@ -155,11 +169,14 @@ class _Trainer(Trainer):
     """Trainer with kdc's sampler, kdc's validation (the task's own loop and metrics) and the terms in its log."""
 
     sampler: LengthBuckets
+    distiller: Distiller
     built: Built
     lesson: Lesson
 
-    def get_train_dataloader(self) -> DataLoader:
-        loader = DataLoader(self.train_dataset, batch_sampler=self.sampler, collate_fn=self.data_collator)
+    def get_train_dataloader(self) -> DataLoader[int]:
+        loader: DataLoader[int] = DataLoader(
+            _Rows(len(self.lesson.train)), batch_sampler=self.sampler, collate_fn=self.data_collator
+        )
         return self.accelerator.prepare(loader)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
@@ -175,7 +192,7 @@ class _Trainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
-            logs |= self.model.drain()
+            logs |= self.distiller.drain()
         super().log(logs, start_time)
 
 

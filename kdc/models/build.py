@@ -15,6 +15,7 @@ from kdc.models.layers import copy_layers, layer_map
 from kdc.models.spec import ModelConfig, StudentConfig
 from kdc.quiet import quiet
 from kdc.tasks.base import Encoder, Task
+from kdc.tasks.text import TextEncoder
 
 if TYPE_CHECKING:
     from torch import nn
@@ -202,7 +203,7 @@ def _from_scratch(config: ModelConfig, role: str, needs: Needs, encoder: Encoder
         assert isinstance(encoder, ImageEncoder)
         keys = {"image_size": encoder.size[0], "num_channels": encoder.channels, **keys}
     else:
-        from kdc.tasks.text import TextEncoder, text_encoder, train_wordpiece
+        from kdc.tasks.text import text_encoder, train_wordpiece
 
         if encoder is None:
             texts = [text for name in ("text", "text_pair") if name in needs.train for text in needs.train[name]]
@@ -220,7 +221,7 @@ def _from_scratch(config: ModelConfig, role: str, needs: Needs, encoder: Encoder
         raise KdcError(
             f"{role}.architecture: {_first_line(error)}", "see the model's config in transformers"
         ) from error
-    if needs.task.modality == "text":
+    if isinstance(encoder, TextEncoder):
         encoder = encoder.for_inputs(_text_inputs(model))
     return Built(model, encoder, new_head=True)
 

@@ -67,11 +67,11 @@ class MLP(_Net):
     def __init__(self, config: MLPConfig) -> None:
         super().__init__(config)
         layers: list[nn.Module] = [nn.Flatten()]
-        width = config.num_channels * config.image_size**2
+        width: int = config.num_channels * config.image_size**2
         for hidden in config.hidden_sizes:
             layers += [nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(config.dropout)]
             width = hidden
-        self.layers = nn.Sequential(*layers, nn.Linear(width, config.num_labels))
+        self.layers = nn.Sequential(*layers, nn.Linear(width, len(config.id2label)))
         self.post_init()
 
 
@@ -88,7 +88,7 @@ class CNN(_Net):
         side = config.image_size >> len(config.channels)
         layers += [nn.Flatten(), nn.Linear(depth * side * side, config.hidden_size), nn.ReLU()]
         self.layers = nn.Sequential(
-            *layers, nn.Dropout(config.dropout), nn.Linear(config.hidden_size, config.num_labels)
+            *layers, nn.Dropout(config.dropout), nn.Linear(config.hidden_size, len(config.id2label))
         )
         self.post_init()
 
