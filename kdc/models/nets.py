@@ -71,7 +71,7 @@ class MLP(_Net):
         for hidden in config.hidden_sizes:
             layers += [nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(config.dropout)]
             width = hidden
-        self.layers = nn.Sequential(*layers, nn.Linear(width, len(config.id2label)))
+        self.layers = nn.Sequential(*layers, nn.Linear(width, int(config.num_labels or 0)))
         self.post_init()
 
 
@@ -88,7 +88,7 @@ class CNN(_Net):
         side = config.image_size >> len(config.channels)
         layers += [nn.Flatten(), nn.Linear(depth * side * side, config.hidden_size), nn.ReLU()]
         self.layers = nn.Sequential(
-            *layers, nn.Dropout(config.dropout), nn.Linear(config.hidden_size, len(config.id2label))
+            *layers, nn.Dropout(config.dropout), nn.Linear(config.hidden_size, int(config.num_labels or 0))
         )
         self.post_init()
 

@@ -37,7 +37,7 @@ class ForwardKL(Term):
 
 @TERMS.register("hard")
 class HardLabels(Term):
-    """Cross-entropy with the data's own labels: logits `[batch, classes]`, labels `[batch]`, averaged over the batch."""
+    """Cross-entropy with the data's own labels: logits `[batch, classes]`, labels `[batch]`, mean over the batch."""
 
     reads: ClassVar[frozenset[str]] = frozenset({"logits"})
     needs_teacher: ClassVar[bool] = False
