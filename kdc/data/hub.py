@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
 from pydantic import Field
@@ -36,17 +37,44 @@ class Hub(Source):
     splits: dict[str, str] = Field(default_factory=dict)
 
     def load(self, data_dir: Path | None) -> Raw:
+        if self._folder is not None:
+            return Raw(self._read(str(self._folder)))
+        if Path(self.path).expanduser().is_absolute() or self.path.count("/") > 1:
+            raise KdcError(f"dataset.hub.path: there is no folder {self.path}", "ids of the hub look like owner/name")
+        if unreachable := _unreachable(self.path, self.revision):
+            unchecked = f", revision {self.revision} unchecked" if self.revision else ""
+            return Raw(self._from_cache(unreachable), [f"{self.path} is a local copy{unchecked}: {unreachable}"])
+        return Raw(self._read(self.path))
+
+    def paths(self) -> dict[str, str]:
+        return {} if self._folder is None else {"dataset.hub.path": str(self._folder.absolute())}
+
+    def identity(self, data_dir: Path | None) -> dict[str, Any] | None:
+        return None if self._folder is None else super().identity(data_dir)
+
+    @property
+    def _folder(self) -> Path | None:
         folder = Path(self.path).expanduser()
-        if folder.is_dir():
-            dataset, notes = self._load(str(folder)), []
-        elif folder.is_absolute() or self.path.count("/") > 1:
-            raise KdcError(f"dataset.hub.path: there is no folder {folder}", "ids of the hub look like 'owner/name'")
-        elif unreachable := _unreachable(self.path, self.revision):
-            dataset = self._load_cached(unreachable)
-            asked = f", revision {self.revision} unchecked" if self.revision else ""
-            notes = [f"{self.path} comes from a local cache{asked}: {unreachable}"]
-        else:
-            dataset, notes = self._load(self.path), []
+        return folder if folder.is_dir() else None
+
+    def _read(self, path: str) -> dict[str, RawTable]:
+        from datasets import load_dataset
+        from datasets.exceptions import DatasetsError
+
+        # The cache of `datasets` knows a folder with a card by its name alone: another one, or this one with other
+        # rows, would get the rows of the first. So a folder gets a cache of its own, and none of them a revision.
+        folder = Path(path).is_dir()
+        with TemporaryDirectory(prefix="kdc-") if folder else nullcontext() as cache:
+            try:
+                dataset = load_dataset(path, self.config, revision=None if folder else self.revision, cache_dir=cache)
+            except (DatasetsError, OSError, ValueError) as error:
+                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+                raise KdcError(
+                    f"{self.path} does not load: {reason}", "see dataset.hub.path, .config and .revision"
+                ) from error
+            return self._tables(dataset)
+
+    def _tables(self, dataset: Any) -> dict[str, RawTable]:
         tables = {}
         for split in ("train", "validation", "test"):
             name = self.splits.get(split, split)
@@ -57,43 +85,28 @@ class Hub(Source):
                     f"{self.path} has no split '{name}'",
                     f"dataset.hub.splits.{split}=NAME; {did_you_mean(name, dataset)}",
                 )
-        return Raw(tables, notes)
+        return tables
 
-    def identity(self, data_dir: Path | None) -> dict[str, Any] | None:
-        return None
-
-    def _load(self, path: str) -> Any:
-        from datasets import load_dataset
-        from datasets.exceptions import DatasetsError
-
-        try:
-            # A folder has no revisions: `datasets` would take the word for a part of the cache's key and go on.
-            return load_dataset(path, self.config, revision=None if Path(path).is_dir() else self.revision)
-        except (DatasetsError, OSError, ValueError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise KdcError(
-                f"{self.path} does not load: {reason}", "see dataset.hub.path, .config and .revision"
-            ) from error
-
-    def _load_cached(self, reason: str) -> Any:
+    def _from_cache(self, reason: str) -> dict[str, RawTable]:
         """From the cache of `datasets`, else from the hub's (what `hf download --repo-type dataset` fills)."""
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import LocalEntryNotFoundError
 
-        try:
-            with _offline():
-                return self._load(self.path)
-        except KdcError:
-            pass  # Not there: the other cache may have it.
+        with _offline():
+            try:
+                return self._read(self.path)
+            except KdcError as error:
+                if not isinstance(error.__cause__, ConnectionError):
+                    raise
         try:
             snapshot = snapshot_download(self.path, repo_type="dataset", revision=self.revision, local_files_only=True)
-            return self._load(snapshot)
-        except (LocalEntryNotFoundError, KdcError):
+        except LocalEntryNotFoundError:
             raise KdcError(
                 f"cannot get the data set {self.path}: {reason}",
                 "data_dir=FOLDER loads it from local files, a filled hub cache (HF_HOME) serves offline,"
                 " `kdc list dataset` shows the embedded ones",
             ) from None
+        return self._read(snapshot)
 
 
 def _unreachable(dataset: str, revision: str | None) -> str | None:

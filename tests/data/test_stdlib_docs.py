@@ -1,0 +1,71 @@
+"""The embedded text: what it reads, what it leaves out, and that its areas can be told apart."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kdc.data import stdlib_docs
+from kdc.data.stdlib_docs import AREA_OF, AREAS, paragraphs
+from kdc.errors import KdcError
+
+
+def test_paragraphs_of_docstrings_of_any_kind_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "queue.py").write_text(
+        '''"""First paragraph of the module,
+        over two lines.
+
+        Too short.
+
+        Second one that is long enough."""
+raise RuntimeError("never imported")
+class A:
+    "The class has one line."
+    async def f(self):
+        """The method has one too."""
+        """This string is no docstring at all."""
+# A comment of many words does not count.
+'''
+    )
+    (tmp_path / "json" / "tests").mkdir(parents=True)
+    (tmp_path / "json" / "decoder.py").write_text('"""Decodes five words of JSON."""')
+    (tmp_path / "json" / "tests" / "x.py").write_text('"""Tests of the package are left out."""')
+    (tmp_path / "unknown.py").write_text('"""A module that belongs to no area."""')
+    assert list(paragraphs(tmp_path)) == [
+        ("json", "Decodes five words of JSON."),
+        ("queue", "First paragraph of the module, over two lines."),
+        ("queue", "Second one that is long enough."),
+        ("queue", "The class has one line."),
+        ("queue", "The method has one too."),
+    ]
+
+
+def test_no_module_belongs_to_two_areas() -> None:
+    assert len(AREA_OF) == sum(len(modules.split()) for modules in AREAS.values())
+
+
+def test_rows_are_many_unique_and_the_same_every_time(load) -> None:
+    splits, report = load(stdlib_docs={})
+    assert report.labels == sorted(AREAS)
+    assert 10_500 < sum(report.splits.values()) < 12_500
+    assert report.overlap == {"validation": 0, "test": 0}
+    assert all(len(text.split()) >= 5 for text in splits["test"]["text"])
+    assert np.bincount(splits["train"]["label"]).min() > 400
+    assert load(stdlib_docs={})[1] == report
+
+
+def test_a_linear_model_tells_the_areas_apart(load) -> None:
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+
+    splits, _ = load(stdlib_docs={})
+    words = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), min_df=2)
+    model = LogisticRegression(C=10, max_iter=200)
+    model.fit(words.fit_transform(splits["train"]["text"]), splits["train"]["label"])
+    assert model.score(words.transform(splits["test"]["text"]), splits["test"]["label"]) >= 0.78
+
+
+def test_a_python_without_sources_says_so(tmp_path: Path, load, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stdlib_docs.sysconfig, "get_paths", lambda: {"stdlib": str(tmp_path)})
+    with pytest.raises(KdcError, match="has no source files"):
+        load(stdlib_docs={})
