@@ -88,7 +88,13 @@ def _stages(record: RunRecord) -> str:
     if not record.stages:
         return ""
     body = [
-        [s.name, f"`{s.key[:12]}`", "reused" if s.cached else "ran", table.seconds(s.wall_seconds), "; ".join(s.notes)]
+        [
+            s.name,
+            f"`{s.key[:12]}`" if s.key else "",
+            "reused" if s.cached else "ran",
+            table.seconds(s.wall_seconds),
+            "; ".join(s.notes),
+        ]
         for s in record.stages
     ]
     return "## Stages\n\n" + _grid(["stage", "key", "", "time", "notes"], body)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from kdc.record import RunRecord, Variant, Versus
 from kdc.report import table
 
+UNCLEAR = 1.1
+"""A factor below this says nothing where the rounds were too few for an interval: runs of one file differ as much."""
+
 
 def verdict(record: RunRecord) -> str:
     """The last variant against the baseline (the teacher in torch fp32) and against the teacher in its own runtime.
@@ -75,6 +78,8 @@ def _pace(against: Versus, other: Variant) -> str:
     if against.ci95 and against.ci95[0] <= 1 <= against.ci95[1]:
         interval = table.times_interval(against.ci95)
         return f"not distinguishable in speed from {name} ({table.times(against.ratio)}, 95% interval {interval})"
+    if against.ci95 is None and 1 / UNCLEAR < against.ratio < UNCLEAR:
+        return f"about as fast as {name} ({table.times(against.ratio)}, too few rounds for an interval)"
     if against.ratio >= 1:
         return f"{table.times(against.ratio)} faster than {name}"
     return f"{table.times(1 / against.ratio)} slower than {name}"

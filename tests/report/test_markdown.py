@@ -51,6 +51,11 @@ def test_a_bar_in_a_name_does_not_break_the_table(text_record):
     assert r"a\|b |" in markdown(text_record)
 
 
+def test_a_stage_that_is_never_stored_has_no_key(text_record):
+    text_record.stages[1].key = ""
+    assert "| student |  | ran | 5.0 min |  |" in markdown(text_record)
+
+
 def test_a_failed_run_has_what_there_is(failed_record):
     text = markdown(failed_record)
     assert "**The run failed in stage measure" in text

@@ -28,6 +28,12 @@ def test_speed_whose_interval_holds_one_is_not_claimed(text_record):
     )
 
 
+def test_a_small_ratio_without_an_interval_is_not_claimed(text_record):
+    final = text_record.variants[2].latency[0]
+    final.versus = [Versus(against="teacher-torch", ratio=0.93)]
+    assert "is about as fast as the teacher in torch (0.93x, too few rounds for an interval) at" in verdict(text_record)
+
+
 def test_threads_of_the_bench_go_before_those_of_the_machine(text_record):
     text_record.config["bench"]["threads"] = 1
     assert "on 1 thread," in verdict(text_record)
