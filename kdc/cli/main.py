@@ -38,6 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The exit code of `kdc ARGV...`: 0 done, 1 failed, 2 bad input, 130 interrupted."""
     try:
         return _dispatch(list(sys.argv[1:] if argv is None else argv))
+    except SystemExit as stop:  # --help, and runs that were refused between composing and starting
+        return stop.code if isinstance(stop.code, int) else 0
     except KeyboardInterrupt:
         print("kdc: interrupted; finished stages are kept, run the same command to go on", file=sys.stderr)
         return 130

@@ -1,0 +1,244 @@
+"""From a composed configuration to `RunConfig`: every key is typed, every problem is told, with its dotted key."""
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+from pydantic import BaseModel, ValidationError
+
+from kdc import checks
+from kdc.compose import compose
+from kdc.config import RunConfig, to_run_config
+from kdc.errors import KdcError
+
+
+def typed(*overrides: str, notes: list[str] | None = None, extra: Path | None = None) -> RunConfig:
+    notify = notes.append if notes is not None else None
+    return to_run_config(compose(overrides, extra=extra), overrides=overrides, notify=notify)
+
+
+def problem(*overrides: str, extra: Path | None = None) -> str:
+    with pytest.raises(KdcError) as caught:
+        typed(*overrides, extra=extra)
+    assert caught.value.exit_code == 2
+    return str(caught.value)
+
+
+def test_default_run() -> None:
+    config = typed()
+    assert config.name == "bert_tiny-bert_micro"
+    assert list(config.compress) == ["int8"]
+    assert list(config.loss.terms) == ["kl", "hard"]
+    assert config.dataset.name == "stdlib_docs"
+    assert config.data_dir is None
+
+
+def test_is_frozen_and_dumps_whole_components() -> None:
+    config = typed()
+    with pytest.raises(ValidationError):
+        config.seed = 1  # type: ignore[misc]
+    dumped = config.model_dump(mode="json")
+    assert dumped["compress"]["int8"]["per_channel"] is True
+    assert dumped["loss"]["terms"]["kl"]["temperature"] == 2.0
+
+
+def test_environment_and_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("KDC_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("KDC_CACHE", "~/kept")
+    config = typed()
+    assert config.data_dir == tmp_path
+    assert config.cache_dir == Path.home() / "kept"
+    monkeypatch.delenv("KDC_CACHE")
+    assert typed().cache_dir == Path.home() / ".cache" / "kdc"
+
+
+def test_order_of_passes_and_runtimes_is_the_lists() -> None:
+    runtimes = "runtime=[torch,onnxruntime]"
+    assert list(typed("compress=[int8,bf16]", runtimes).compress) == ["int8", "bf16"]
+    assert list(typed("compress=[bf16,int8]", runtimes).compress) == ["bf16", "int8"]
+    assert list(typed(runtimes).runtime) == ["torch", "onnxruntime"]
+
+
+def test_null_switches_an_entry_off() -> None:
+    assert list(typed("loss.terms.hard=null").loss.terms) == ["kl"]
+    assert typed("compress.int8=null").compress == {}
+
+
+def test_no_student() -> None:
+    assert typed("student=none").student is None
+    assert problem("student=none", "student.layers=3") == "student.layers: student=none has no settings"
+
+
+def test_unknown_keys_get_a_suggestion() -> None:
+    assert problem("loss.terms.kl.temprature=1") == (
+        "loss.terms.kl.temprature: no such key of kl; did you mean 'temperature'?"
+    )
+    assert problem("train.epoch=1") == "train.epoch: no such key of train; did you mean 'epochs'?"
+    assert problem("dataset.colums={}").startswith("dataset.colums: no such key of dataset; did you mean 'columns'?")
+    assert (
+        problem("compress.int8.name=int9")
+        == "compress.int8.name: no compression pass is called 'int9'; did you mean 'int8'?"
+    )
+
+
+def test_all_problems_are_told_together() -> None:
+    lines = problem("train.batch_size=0", "loss.terms.kl.temperature=-1", "seed=x", "teacher.foo=1").splitlines()
+    assert lines[0] == "4 problems in the configuration:"
+    assert [line.split(":")[0].strip() for line in lines[1:]] == [
+        "teacher.foo",
+        "loss.terms.kl.temperature",
+        "train.batch_size",
+        "seed",
+    ]
+
+
+def test_a_union_speaks_once() -> None:
+    message = problem("student=layers", "student.layers=abc")
+    assert message.count("student.layers") == 1
+    assert "integer" in message
+    assert "list" in message
+
+
+def leaves(model: BaseModel, prefix: str = "") -> list[tuple[str, Any]]:
+    """Every field of a typed configuration by its dotted key, however deep."""
+    found: list[tuple[str, Any]] = []
+    for name in type(model).model_fields:
+        found += _leaves(getattr(model, name), f"{prefix}{name}")
+    return found
+
+
+def _leaves(value: Any, key: str) -> list[tuple[str, Any]]:
+    if isinstance(value, BaseModel):
+        return leaves(value, f"{key}.")
+    if isinstance(value, dict) and any(isinstance(inner, BaseModel) for inner in value.values()):
+        return [leaf for name, inner in value.items() for leaf in _leaves(inner, f"{key}.{name}")]
+    return [(key, value)]
+
+
+COMPOSED = compose(["student=layers", "dataset=sst2"])
+# A model's `architecture` is whatever its transformers config takes; of it the model type alone is checked.
+KEYS = [key for key, _ in leaves(to_run_config(COMPOSED)) if not key.endswith(".architecture")]
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_every_key_is_typed(key: str) -> None:
+    """A mapping of lists is right for no key at all."""
+    cfg = copy.deepcopy(COMPOSED)
+    OmegaConf.update(cfg, key, {"nonsense": [[]]}, merge=False, force_add=True)
+    with pytest.raises(KdcError) as caught:
+        to_run_config(cfg)
+    assert key in str(caught.value)
+
+
+def test_entries_that_were_not_chosen(tmp_path: Path) -> None:
+    message = problem("compress.bf16.foo=1")
+    assert message == "compress.bf16.foo: 'bf16' is not chosen; choose it: compress='[int8,bf16]'"
+    assert problem("compress.inte8.per_channel=false").endswith("'inte8' is not chosen; did you mean 'int8'?")
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text(
+        "# @package _global_\n# mine\ncompress:\n  int8:\n    per_channel: false\n"
+    )
+    notes: list[str] = []
+    config = typed("experiment=mine", "compress=none", notes=notes, extra=tmp_path)
+    assert config.compress == {}
+    assert len(notes) == 1
+    assert notes[0].startswith("compress.int8.per_channel is ignored: 'int8' is not chosen")
+
+
+def test_command_line_wins_over_experiments() -> None:
+    config = typed("experiment=sst2_minilm", "teacher.epochs=2", "compress=none")
+    assert config.teacher.epochs == 2
+    assert config.compress == {}
+    assert config.dataset.name == "sst2"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["teacher.name=${nope.x}"], "teacher.name: Interpolation key 'nope.x' not found"),
+        (["teacher.path=???"], "teacher.path: has no value yet; give it one"),
+        (["name=a/b"], "name: names a folder"),
+        (["plugins=[no_such_module]"], "plugins: cannot import 'no_such_module'"),
+        (["train.epochs=inf"], "train.epochs: input should be a finite number"),
+        (["train.schedule=linaer"], "did you mean 'linear'?"),
+        (["compress.int8=3"], "compress.int8: must be settings or null (got 3)"),
+        (["loss.terms=3"], "loss.terms: must be a mapping"),
+        (["~runtime.onnxruntime"], "runtime: dictionary should have at least 1 item"),
+        (["teacher.path=x"], "teacher: has a path and an architecture"),
+    ],
+)
+def test_what_is_refused(overrides: Sequence[str], message: str) -> None:
+    assert message in problem(*overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["compress=bf16"], "compress=bf16: no chosen runtime computes bf16 (runtime=onnxruntime has fp32, int8); add"),
+        (["runtime=torch"], "add runtime='[torch,onnxruntime]'"),
+        (["dataset.metric=acuracy"], "text-classification has no metric 'acuracy'; did you mean 'accuracy'?"),
+        (["dataset.task=text-clasification"], "did you mean 'text-classification'?"),
+        (["teacher=mlp"], "teacher: mlp reads images, but dataset stdlib_docs holds texts; choose teacher=bert_tiny"),
+        (["dataset=mnist", "student=none"], "teacher: bert_tiny reads texts, but dataset mnist holds images"),
+        (["student=layers", "student.layers=5"], "5 reaches beyond the teacher, which has 4 layers; take at most 4"),
+        (["student=layers", "student.layers=[0,4]"], "[0, 4] reaches beyond the teacher, which has 4 layers"),
+        (["student=layers", "student.layers=[1,0]"], "student.layers: must be increasing layer numbers"),
+        (["student=layers", "student.layers=[-1,0]"], "student.layers: must be increasing layer numbers"),
+        (["loss.terms.kl.weight=0", "loss.terms.hard=null"], "loss.terms: no term has a weight above 0"),
+        (["data_dir=/no/such/folder"], "data_dir: no folder '/no/such/folder'"),
+        (["teacher.architecture.model_type=null"], "teacher.architecture.model_type: is missing"),
+    ],
+)
+def test_cross_checks(overrides: Sequence[str], message: str) -> None:
+    assert message in problem(*overrides)
+
+
+def test_precision_needs_one_runtime_only() -> None:
+    assert list(typed("compress=[int8,bf16]", "runtime=[torch,onnxruntime]").compress) == ["int8", "bf16"]
+
+
+def test_loss_does_not_matter_without_a_student() -> None:
+    assert typed("student=none", "loss.terms.kl=null", "loss.terms.hard=null").loss.terms == {}
+
+
+def test_runtime_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "find_spec", lambda name: None if name == "onnxruntime" else object())
+    assert problem() == "runtime=onnxruntime: not installed: onnxruntime; pip install onnxruntime"
+
+
+def test_modality_and_depth_of_a_local_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "distilbert", "n_layers": 6}')
+    (tmp_path / "tokenizer.json").write_text("{}")
+    local = ["teacher=bert", f"teacher.path={tmp_path}"]
+    assert "which has 6 layers" in problem(*local, "student=layers", "student.layers=7")
+    assert "bert reads texts" in problem(*local, "dataset=digits", "student=mlp_small")
+    (tmp_path / "preprocessor_config.json").write_text("{}")
+    assert "bert reads images" in problem(*local)
+
+
+def test_plugins_are_in_before_anything_is_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "kdc_test_plugin.py").write_text(
+        "from typing import Literal\n"
+        "from kdc.compress.base import PASSES, Pass\n"
+        "@PASSES.register('shrink')\n"
+        "class Shrink(Pass):\n"
+        "    name: Literal['shrink']\n"
+        "    ratio: float\n"
+        "    def apply(self, model, plan):\n"
+        "        return model, plan\n"
+    )
+    (tmp_path / "compress").mkdir()
+    (tmp_path / "compress" / "shrink.yaml").write_text("# Shrink\nshrink:\n  name: shrink\n  ratio: 0.5\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    plugin = ["plugins=[kdc_test_plugin]", "compress=[shrink,int8]"]
+    config = typed(*plugin, "compress.shrink.ratio=0.4", extra=tmp_path)
+    assert [(key, getattr(step, "ratio", None)) for key, step in config.compress.items()] == [
+        ("shrink", 0.4),
+        ("int8", None),
+    ]
+    assert "compress.shrink.ratio: input should be a valid number" in problem(
+        *plugin, "compress.shrink.ratio=abc", extra=tmp_path
+    )
