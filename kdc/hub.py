@@ -46,13 +46,17 @@ def model_folder(path: str, revision: str | None, key: str) -> tuple[Path, str |
 
 def _from_hub(path: str, revision: str | None, key: str) -> tuple[Path, str | None]:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     group = key.split(".")[0]
     try:
         folder = Path(snapshot_download(path, revision=revision, allow_patterns=NEEDED, local_files_only=True))
         if (folder / "config.json").is_file() and any(folder.glob("*.safetensors")):
             return folder, folder.name
+    except HFValidationError as error:
+        raise KdcError(
+            f"{key}: '{path}' is neither a folder nor a hub id", "give a local folder or a hub id such as owner/name"
+        ) from error
     except (LocalEntryNotFoundError, FileNotFoundError):
         pass
     if not reachable():

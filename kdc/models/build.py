@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdc.data.examples import Examples
-from kdc.errors import KdcError
+from kdc.errors import KdcError, did_you_mean
 from kdc.hub import model_folder
-from kdc.models.layers import copy_layers, layer_map
+from kdc.models.layers import copy_layers, layer_map, layer_stack
 from kdc.models.spec import ModelConfig, StudentConfig
 from kdc.quiet import quiet
 from kdc.tasks.base import Encoder, Task
@@ -56,7 +57,8 @@ def build_model(config: ModelConfig, role: str, needs: Needs, *, teacher: Built 
     assert isinstance(config, StudentConfig)
     assert config.layers is not None
     assert teacher is not None
-    kept = layer_map(getattr(teacher.model.config, "num_hidden_layers", 0), config.layers, config.pick)
+    _, depth = layer_stack(teacher.model)
+    kept = layer_map(depth, config.layers, config.pick)
     note = "student layers from the teacher's: " + ", ".join(f"{new}<-{old}" for new, old in enumerate(kept))
     return Built(copy_layers(teacher.model, kept), teacher.encoder, new_head=False, notes=[note])
 
@@ -75,6 +77,7 @@ def save_model(built: Built, folder: Path) -> None:
 
 
 def _from_checkpoint(config: ModelConfig, role: str, needs: Needs) -> Built:
+    from safetensors import SafetensorError
     from transformers import AutoConfig
 
     folder, _ = model_folder(str(config.path), config.revision, f"{role}.path")
@@ -82,18 +85,21 @@ def _from_checkpoint(config: ModelConfig, role: str, needs: Needs) -> Built:
     try:
         settings = AutoConfig.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
     except (ValueError, OSError) as error:
-        raise KdcError(f"{role}.path: cannot read the model in {folder} ({_first_line(error)})") from error
+        raise KdcError(f"{role}.path: cannot read the model in {folder} ({_one_line(error)})") from error
     head = checkpoint_labels(folder, needs.task)
     order = match_labels(head, needs.labels, config.label_map, role) if head and not _retrain(config) else None
-    with quiet():
-        model, info = needs.task.model_class().from_pretrained(
-            folder,
-            dtype="float32",
-            num_labels=len(needs.labels),
-            ignore_mismatched_sizes=order is None,
-            output_loading_info=True,
-            trust_remote_code=config.trust_remote_code,
-        )
+    try:
+        with quiet():
+            model, info = needs.task.model_class().from_pretrained(
+                folder,
+                dtype="float32",
+                num_labels=len(needs.labels),
+                ignore_mismatched_sizes=order is None,
+                output_loading_info=True,
+                trust_remote_code=config.trust_remote_code,
+            )
+    except (ValueError, OSError, RuntimeError, SafetensorError) as error:
+        raise KdcError(f"{role}.path: cannot load the model in {folder} ({_one_line(error)})") from error
     if order is not None:
         _reorder_head(model, order)
     _set_labels(model.config, needs.labels)
@@ -107,7 +113,10 @@ def _retrain(config: ModelConfig) -> bool:
 
 def checkpoint_labels(folder: Path, task: Task) -> list[str]:
     """The label names of a checkpoint that has a head for this task, in its own order; none where the head is new."""
-    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    try:
+        settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise KdcError(f"{folder / 'config.json'} is no JSON ({error})", "get the checkpoint again") from error
     family = task.model_class().__name__.removeprefix("AutoModel")
     plain = str(settings.get("model_type", "")).startswith("kdc-")
     if not plain and not any(name.endswith(family) for name in settings.get("architectures") or []):
@@ -172,10 +181,15 @@ def _checkpoint_encoder(folder: Path, role: str, model: Any, settings: Any, need
     try:
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (ValueError, OSError, KeyError, ImportError) as error:
-        raise KdcError(f"{role}.path: cannot load a tokenizer from {folder} ({_first_line(error)})") from error
-    limit = getattr(settings, "max_position_embeddings", None) or needs.max_length
-    return text_encoder(tokenizer, max_length=min(needs.max_length, limit), inputs=_text_inputs(model))
+    except Exception as error:  # tokenizers raises no narrower class
+        raise KdcError(f"{role}.path: cannot load a tokenizer from {folder} ({_one_line(error)})") from error
+    limit = min(needs.max_length, _positions(settings, needs), tokenizer.model_max_length)
+    return text_encoder(tokenizer, max_length=limit, inputs=_text_inputs(model))
+
+
+def _positions(settings: Any, needs: Needs) -> int:
+    """How many tokens a model of these settings can take."""
+    return getattr(settings, "max_position_embeddings", None) or needs.max_length
 
 
 def _text_inputs(model: Any) -> list[str]:
@@ -188,7 +202,8 @@ def _text_inputs(model: Any) -> list[str]:
 
 
 def _from_scratch(config: ModelConfig, role: str, needs: Needs, encoder: Encoder | None) -> Built:
-    from transformers import AutoConfig
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import CONFIG_MAPPING, AutoConfig
 
     needs.task.model_class()
     assert config.architecture is not None
@@ -196,6 +211,9 @@ def _from_scratch(config: ModelConfig, role: str, needs: Needs, encoder: Encoder
     model_type = keys.pop("model_type", None)
     if model_type is None:
         raise KdcError(f"{role}.architecture has no model_type", "add one, such as model_type: bert")
+    if model_type not in CONFIG_MAPPING:
+        known = did_you_mean(model_type, CONFIG_MAPPING)
+        raise KdcError(f"{role}.architecture: no model_type is called '{model_type}'", known)
     if needs.task.modality == "image":
         from kdc.tasks.image import ImageEncoder
 
@@ -208,8 +226,7 @@ def _from_scratch(config: ModelConfig, role: str, needs: Needs, encoder: Encoder
         if encoder is None:
             texts = [text for name in ("text", "text_pair") if name in needs.train for text in needs.train[name]]
             tokenizer = train_wordpiece(texts, config.vocab_size)
-            limit = min(needs.max_length, keys.get("max_position_embeddings", needs.max_length))
-            encoder = text_encoder(tokenizer, max_length=limit, inputs=list(TEXT_INPUTS))
+            encoder = text_encoder(tokenizer, max_length=needs.max_length, inputs=TEXT_INPUTS)
         assert isinstance(encoder, TextEncoder)
         keys = {"vocab_size": encoder.vocab_size, "pad_token_id": encoder.pad_id, **keys}
     try:
@@ -217,12 +234,10 @@ def _from_scratch(config: ModelConfig, role: str, needs: Needs, encoder: Encoder
         _set_labels(settings, needs.labels)
         with quiet():
             model = needs.task.model_class().from_config(settings)
-    except (ValueError, TypeError, KeyError) as error:
-        raise KdcError(
-            f"{role}.architecture: {_first_line(error)}", "see the model's config in transformers"
-        ) from error
+    except (ValueError, TypeError, KeyError, StrictDataclassError) as error:
+        raise KdcError(f"{role}.architecture: {_one_line(error)}", "see the model's config in transformers") from error
     if isinstance(encoder, TextEncoder):
-        encoder = encoder.for_inputs(_text_inputs(model))
+        encoder = encoder.for_model(_text_inputs(model), max_length=_positions(settings, needs))
     return Built(model, encoder, new_head=True)
 
 
@@ -231,5 +246,5 @@ def _some(names: Sequence[str]) -> str:
     return f"{shown}, ..." if len(names) > 4 else shown
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+def _one_line(error: BaseException) -> str:
+    return textwrap.shorten(str(error) or type(error).__name__, 200, placeholder=" ...")

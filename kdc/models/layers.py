@@ -35,8 +35,7 @@ def copy_layers(teacher: Any, kept: Sequence[int]) -> Any:
     """A new model of the teacher's class with only the layers `kept`, all other weights copied."""
     import copy
 
-    prefix = layer_stack(teacher)
-    depth = teacher.config.num_hidden_layers
+    prefix, depth = layer_stack(teacher)
     config = copy.deepcopy(teacher.config)
     for key, value in config.to_dict().items():
         if isinstance(value, list) and len(value) == depth and key.startswith("layer"):
@@ -52,18 +51,25 @@ def copy_layers(teacher: Any, kept: Sequence[int]) -> Any:
                     renumbered[f"{prefix}.{new}.{rest}"] = tensor
         else:
             renumbered[name] = tensor
-    student.load_state_dict(renumbered, strict=True)
+    try:
+        student.load_state_dict(renumbered, strict=True)
+    except RuntimeError as error:
+        # ModernBERT's first layer lacks a norm that the others have
+        raise KdcError(
+            f"student.layers={list(kept)}: the layers of {type(teacher).__name__} are not all alike",
+            "keep layer 0 as the first: student.layers='[0, ...]'",
+        ) from error
     return student
 
 
-def layer_stack(model: nn.Module) -> str:
-    """The name of the `ModuleList` that holds the model's `num_hidden_layers` blocks."""
+def layer_stack(model: nn.Module) -> tuple[str, int]:
+    """The name of the `ModuleList` that holds the model's `num_hidden_layers` blocks, and how many they are."""
     from torch import nn
 
     depth = getattr(model.config, "num_hidden_layers", None)
     for name, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and len(module) == depth:
-            return name
+            return name, len(module)
     raise KdcError(
         f"student.layers: {type(model).__name__} has no stack of layers to choose from",
         "choose another student: kdc list student",

@@ -41,9 +41,10 @@ class TextEncoder(Encoder):
         pad = pad["content"] if isinstance(pad, Mapping) else pad
         self.pad_id = self._tokenizer.token_to_id(pad) if pad else None
 
-    def for_inputs(self, names: Sequence[str]) -> TextEncoder:
-        """The same tokenizer for a model that takes these inputs."""
-        return TextEncoder(self._json, {**self._settings, "model_input_names": list(names)})
+    def for_model(self, inputs: Sequence[str], *, max_length: int) -> TextEncoder:
+        """The same tokenizer for a model that takes these inputs and no more tokens than this."""
+        limit = min(self.max_length, max_length)
+        return TextEncoder(self._json, {**self._settings, "model_input_names": list(inputs), "model_max_length": limit})
 
     @property
     def vocab_size(self) -> int:

@@ -86,10 +86,10 @@ def test_collate_pads_to_the_longest_row_or_as_asked(encoder: TextEncoder) -> No
 
 
 def test_only_the_inputs_that_a_model_takes_are_made(encoder: TextEncoder) -> None:
-    distil = encoder.for_inputs(["input_ids", "attention_mask"])
+    distil = encoder.for_model(["input_ids", "attention_mask"], max_length=99)
     batch = distil.collate(distil.encode(Examples({"text": ["the film"]})))
     assert set(batch) == {"input_ids", "attention_mask"}
-    bare = encoder.for_inputs(["input_ids"])
+    bare = encoder.for_model(["input_ids"], max_length=99)
     assert set(bare.collate(bare.encode(Examples({"text": ["the film"]})))) == {"input_ids"}
 
 
@@ -97,7 +97,7 @@ def test_fingerprint_changes_with_everything_that_changes_the_tokens(encoder: Te
     others = [
         tiny.encoder(tiny.sentences(60), max_length=15),
         tiny.encoder(tiny.sentences(60, seed=1).select(range(9)), max_length=16),
-        encoder.for_inputs(["input_ids", "attention_mask"]),
+        encoder.for_model(["input_ids", "attention_mask"], max_length=99),
     ]
     assert len({encoder.fingerprint, *(other.fingerprint for other in others)}) == 4
     assert tiny.encoder(tiny.sentences(60), max_length=16).fingerprint == encoder.fingerprint
