@@ -51,10 +51,12 @@ def _by_role(table: RawTable, columns: Mapping[str, str]) -> dict[str, Any]:
     """The columns that play a role; an unmapped role is played by the column of its own name."""
     found = {role: columns.get(role, role) for role in ROLES if role in columns or role in table.columns}
     missing = [role for role, column in found.items() if column not in table.columns]
-    missing += [role for role in ("label",) if role not in found]
-    if not missing and not found.keys() & {"text", "image"}:
-        missing = ["text"]
-    for role in missing:
+    if not found.keys() & {"text", "image"}:
+        missing.append("text")
+    if "label" not in found:
+        missing.append("label")
+    if missing:
+        role = missing[0]
         column = columns.get(role, role)
         raise KdcError(
             f"{table.origin}: there is no column '{column}' among {', '.join(table.columns)}",
@@ -75,7 +77,7 @@ def _label_set(
     if labels is None:
         found = set(train) - {""}
         numeric = all(key.removeprefix("-").isdecimal() for key in found)
-        labels = sorted(found, key=int) if numeric else sorted(found)
+        labels = sorted(found, key=lambda key: (int(key), key)) if numeric else sorted(found)
     names = tuple(dict.fromkeys(labels.values() if isinstance(labels, Mapping) else labels))
     numbers = {name: number for number, name in enumerate(names)}
     if isinstance(labels, Mapping):
