@@ -9,10 +9,13 @@ from pydantic import Field
 
 from kdc.compress.base import PASSES, Pass
 from kdc.compress.plan import ModulePrecision, Precision, PrecisionPlan
+from kdc.errors import KdcError
 from kdc.machine import has_int8_dot
 
 if TYPE_CHECKING:
     from torch import nn
+
+LINEARS = ("Linear", "Conv1D")
 
 
 @PASSES.register("int8")
@@ -39,13 +42,21 @@ class Int8(Pass):
         reduce_range = bool(self.resolved().reduce_range)
         linear = ModulePrecision(dtype="int8", per_channel=self.per_channel, reduce_range=reduce_range)
         stored = ModulePrecision(dtype="int8", weights_only=True, reduce_range=reduce_range)
+        eligible = {
+            name: kind
+            for name, module in model.named_modules()
+            if (kind := type(module).__name__) in LINEARS or (kind == "Embedding" and self.embeddings)
+        }
+        for pattern in self.exclude:
+            if not any(fnmatchcase(name, pattern) for name in eligible):
+                raise KdcError(
+                    f"compress.int8.exclude: '{pattern}' names none of the modules that int8 would change",
+                    f"they are called like {', '.join(list(eligible)[-3:])}",
+                )
         modules, excluded = dict(plan.modules), dict(plan.excluded)
-        for name, module in model.named_modules():
-            kind = type(module).__name__
-            if kind not in ("Linear", "Conv1D") and not (kind == "Embedding" and self.embeddings):
-                continue
-            if pattern := next((p for p in self.exclude if fnmatchcase(name, p)), None):
+        for name, kind in eligible.items():
+            if pattern := next((p for p in self.exclude if fnmatchcase(name, p)), ""):
                 excluded[name] = f"exclude: {pattern}"
             else:
-                modules[name] = stored if kind == "Embedding" else linear
+                modules[name] = linear if kind in LINEARS else stored
         return model, plan.model_copy(update={"modules": modules, "excluded": excluded})
