@@ -32,9 +32,8 @@ def choices(group: str, extra: Path | None = None) -> dict[str, str]:
     if group not in GROUPS:
         raise KdcError(f"no group is called '{group}'", did_you_mean(group, GROUPS))
     found: dict[str, str] = {}
-    for root in (config_dir(), extra):
-        folder = root / group if root is not None else None
-        for path in sorted(folder.rglob("*.yaml")) if folder is not None else []:
+    for folder in [config_dir() / group] + ([extra / group] if extra is not None else []):
+        for path in sorted(folder.rglob("*.yaml")):
             found[path.relative_to(folder).with_suffix("").as_posix()] = _description(path)
     return found
 

@@ -40,8 +40,9 @@ groups (* is taken when nothing is chosen; `kdc list GROUP` describes them):
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="a choice (teacher=bert) or a setting")
-    parser.add_argument("-m", "--multirun", action="store_true", help="comma-separated values make a sweep")
-    parser.add_argument("-c", "--cfg", choices=["job", "hydra", "all"], help="print the composed config and stop")
+    one = parser.add_mutually_exclusive_group()
+    one.add_argument("-m", "--multirun", action="store_true", help="comma-separated values make a sweep")
+    one.add_argument("-c", "--cfg", choices=["job", "hydra", "all"], help="print the composed config and stop")
     parser.add_argument("--resolve", action="store_true", help="with --cfg: resolve ${...} first")
     parser.add_argument("-p", "--package", metavar="KEY", help="with --cfg: print only what is under this key")
     parser.add_argument("-cd", "--config-dir", type=Path, metavar="DIR", help="choices of your own, by group folder")

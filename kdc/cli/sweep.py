@@ -123,7 +123,9 @@ def _table(outcomes: Sequence[Outcome]) -> Table:
     words = [outcome.overrides for outcome in outcomes]
     common = set.intersection(*map(set, words)) if len(words) > 1 else set()
     for header in ("job", "overrides", "status", "quality", "retained", "size", "p50 ms", "speed-up"):
-        table.add_column(header, justify="right" if header in RIGHT else "left", no_wrap=header in RIGHT)
+        table.add_column(
+            header, justify="right" if header in RIGHT else "left", no_wrap=header in RIGHT, overflow="fold"
+        )
     for number, outcome in enumerate(outcomes, 1):
         record = outcome.record
         variant = record.variants[-1] if record is not None and record.variants else None

@@ -121,6 +121,7 @@ def test_dry_run_leaves_nothing(workdir: Path, pipeline: Calls) -> None:
         (["train.batch_size=0"], "train.batch_size: input should be greater than 0 (got 0)"),
         (["compress=none,int8"], "compress: several values make a sweep; add -m, or write compress='[none,int8]'"),
         (["--config-dir", "nowhere"], "--config-dir: no folder 'nowhere'"),
+        (["-m", "--cfg", "job"], "argument -c/--cfg: not allowed with argument -m/--multirun"),
         (["--bogus"], "unrecognized arguments: --bogus; see `kdc run --help`"),
         (["train"], "'train' is not key=value; write train=CHOICE"),
     ],
