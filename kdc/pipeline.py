@@ -16,26 +16,29 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdc import machine, stages
+from kdc import machine, stages, walk
 from kdc import record as records
-from kdc.compress.base import Pass
-from kdc.compress.plan import PrecisionPlan
+from kdc.data.load import load_splits
 from kdc.errors import KdcError
-from kdc.export.base import RUNTIMES, Runtime
 from kdc.record import RunRecord
 from kdc.screen import Screen
 from kdc.stages import ARTIFACT, MODEL, Data, Step, World
 from kdc.store import Published, Store
+from kdc.walk import Point, Variant
 
 if TYPE_CHECKING:
     from kdc.config import RunConfig
 
-BASELINE_RUNTIME = "torch"
-
 
 def run_pipeline(config: RunConfig, folder: Path, *, command: str, overrides: Sequence[str]) -> RunRecord:
-    """One run into `folder`: everything measured and written, or a failed record and the error raised again."""
+    """One run into `folder`: everything measured and written, or a failed record and the error raised again.
+
+    A dry run prints its plan, and neither writes nor measures.
+    """
     run = _Run.start(config, folder, command=command, overrides=overrides)
+    if config.dry_run:
+        run.print_plan()
+        return run.record
     with run.recorded():
         data = run.load_data()
         points = run.make_models(data)
@@ -44,30 +47,6 @@ def run_pipeline(config: RunConfig, folder: Path, *, command: str, overrides: Se
         run.measure_latency(variants, data)
         run.conclude()
     return run.record
-
-
-@dataclass(frozen=True)
-class Point:
-    """A model at one point of the run: weights in a published stage, and the passes since that only plan precision."""
-
-    name: str
-    model: Published
-    passes: tuple[Pass, ...] = ()
-    parents: tuple[str, ...] = ()
-
-    @property
-    def precision(self) -> str:
-        return next((step.precision for step in reversed(self.passes) if step.precision), "fp32")
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A point in a runtime, exported."""
-
-    name: str
-    point: Point
-    runtime: Runtime
-    artifact: Published
 
 
 @dataclass
@@ -143,13 +122,27 @@ class _Run:
                 entry.notes = said.get("notes", [])
         return published
 
+    def print_plan(self) -> None:
+        from rich.console import Console
+
+        from kdc import dry_run
+
+        Console().print(dry_run.table(dry_run.plan(self.config, self.world)))
+
     # The stages, in order
 
     def load_data(self) -> Data:
         config = self.config
         with self._stage("data") as entry:
-            data, report, published = stages.load_data(config.dataset, config.data_dir, config.seed, self.world)
-            entry.key, entry.cached = (published.key, published.cached) if published else (report.fingerprint, False)
+            step = stages.data_step(config.dataset, config.data_dir, config.seed)
+            if step is None:
+                splits, report = load_splits(config.dataset, data_dir=config.data_dir, seed=config.seed)
+                entry.key = report.fingerprint
+            else:
+                published = self.world.run(step)
+                splits, report = stages.read_data(published)
+                entry.key, entry.cached = published.key, published.cached
+            data = stages.described(config.dataset, splits)
         self.record.dataset = records.Dataset(
             name=report.name,
             fingerprint=report.fingerprint,
@@ -163,60 +156,20 @@ class _Run:
         return data
 
     def make_models(self, data: Data) -> list[Point]:
-        """Teacher, student and one point for every pass after it."""
-        config, world = self.config, self.world
-        teacher = self._publish(
-            "teacher", lambda: stages.teacher_step(config.teacher, data, config.train, config.seed, world)
-        )
-        points = [Point("teacher", teacher)]
-        if config.student is not None:
-            student = config.student
-            terms = {key: term for key, term in config.loss.terms.items() if term.weight > 0}
-            signals = None
-            if any(term.needs_teacher for term in terms.values()):
-                signals = self._publish("signals", lambda: stages.signals_step(teacher, data, world))
-            trained = self._publish(
-                "student",
-                lambda: stages.student_step(student, teacher, signals, data, terms, config.train, config.seed, world),
-            )
-            points.append(Point("student", trained, parents=("teacher",)))
-        for key, chosen in config.compress.items():
-            points.append(self._apply(key, chosen.resolved(), points[-1], data))
+        points = walk.models(self.config, data, self.world, self._publish)
         for point in points:
             _link(self.folder / "models" / point.name, point.model.path / MODEL)
         return points
 
-    def _apply(self, key: str, step: Pass, before: Point, data: Data) -> Point:
-        name = f"{before.name}+{key}"
-        if not step.changes_weights:
-            return Point(name, before.model, (*before.passes, step), (before.name,))
-        model = self._publish(f"compress {key}", lambda: stages.pass_step(step, before.model, PrecisionPlan(), data))
-        return Point(name, model, before.passes, (before.name,))
-
     def export_variants(self, points: Sequence[Point], data: Data) -> list[Variant]:
-        """Every point in every chosen runtime that has its precision; the teacher in torch always, as the baseline."""
+        cells, notes = walk.cells(self.config, points)
+        self.record.notes += notes
         variants = []
-        for point, runtime in self._cells(points):
-            name = f"{point.name}.{runtime.name}"
-            artifact = self._publish(
-                f"export {name}",
-                lambda p=point, r=runtime, n=name: stages.export_step(r, p.model, p.passes, data, n, self.world),
-            )
-            variants.append(Variant(name, point, runtime, artifact))
+        for point, runtime in cells:
+            variants.append(walk.export(point, runtime, data, self.world, self._publish))
             self.record.variants.append(self._describe(variants[-1]))
-        self.record.baseline = f"teacher.{BASELINE_RUNTIME}"
+        self.record.baseline = variants[0].name
         return variants
-
-    def _cells(self, points: Sequence[Point]) -> Iterator[tuple[Point, Runtime]]:
-        chosen = list(self.config.runtime.values())
-        if all(runtime.name != BASELINE_RUNTIME for runtime in chosen):
-            yield points[0], RUNTIMES[BASELINE_RUNTIME].model_validate({"name": BASELINE_RUNTIME})
-        for point in points:
-            for runtime in chosen:
-                if point.precision in runtime.precisions:
-                    yield point, runtime
-                else:
-                    self.record.notes.append(f"{point.name}: {runtime.name} has no {point.precision}, so not there")
 
     def _describe(self, variant: Variant) -> records.Variant:
         from kdc.measure.size import artifact_size
@@ -244,11 +197,7 @@ class _Run:
         (self.folder / "predictions").mkdir()
         against = None
         for variant in variants:
-            published = self._publish(
-                f"predict {variant.name}",
-                lambda v=variant: stages.predictions_step(v.artifact, data, "test", v.name),
-            )
-            outputs = stages.read_outputs(published)
+            outputs = stages.read_outputs(walk.predictions(variant, data, self._publish))
             quality = measure_quality(data.task, outputs, rows, split="test", primary=data.metric, against=against)
             self.record.variant(variant.name).quality = quality
             against = against or (quality, outputs)

@@ -34,7 +34,7 @@ class Screen:
             TimeRemainingColumn(),
             TextColumn("{task.fields[detail]}", style="dim"),
         )
-        with Progress(*columns, console=self.console, transient=True) as progress:
+        with Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal) as progress:
             task = progress.add_task(title, total=None, visible=False, detail="")
             yield lambda done, total, detail: progress.update(
                 task, completed=done, total=total, detail=detail, visible=True

@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,12 @@ from kdc.compress.base import Pass
 from kdc.compress.plan import PrecisionPlan
 from kdc.data.config import DatasetConfig
 from kdc.data.examples import Splits
-from kdc.data.load import DataReport
+from kdc.data.load import DataReport, data_identity, load_splits
 from kdc.distill.settings import TrainConfig
 from kdc.distill.terms.base import Term
 from kdc.errors import KdcError
 from kdc.export.base import Runtime
+from kdc.manifest import stage_key
 from kdc.measure import machine_lock
 from kdc.models.spec import ModelConfig, StudentConfig, TeacherConfig
 from kdc.screen import Screen
@@ -53,7 +55,19 @@ class World:
     plugins: Sequence[str] = ()
 
     def run(self, step: Step) -> Published:
-        return self.store.stage(step.name, step.parts, step.build, version=step.version, notify=self.screen.say)
+        return self.store.stage(step.name, self._parts(step), step.build, version=step.version, notify=self.screen.say)
+
+    def look(self, step: Step) -> Published:
+        """The stage if the store has it, else what it will be: its key, and no files yet. Writes nothing."""
+        parts = self._parts(step)
+        if (found := self.store.peek(step.name, parts, version=step.version)) is not None:
+            return found
+        key = stage_key(step.name, step.version, parts)
+        return Published(step.name, key, Path(), cached=False, seconds=0.0, built_seconds=0.0)
+
+    def _parts(self, step: Step) -> Mapping[str, Any]:
+        """What plugins hold may have a part in any step, so a change in them makes all steps new."""
+        return {**step.parts, "plugins": plugin_hashes(self.plugins)} if self.plugins else step.parts
 
 
 @dataclass(frozen=True)
@@ -86,6 +100,19 @@ def packages(*names: str) -> dict[str, str]:
     return {name: version(name) for name in names}
 
 
+def plugin_hashes(modules: Sequence[str]) -> dict[str, str]:
+    """Content hashes of the files of these modules; of a package, of all its sources."""
+    hashes: dict[str, str] = {}
+    for module in modules:
+        spec = find_spec(module)
+        origin = Path(spec.origin) if spec and spec.origin else None
+        if origin is None:
+            continue
+        files = sorted(origin.parent.rglob("*.py")) if origin.name == "__init__.py" else [origin]
+        hashes |= {f"{module}/{file.relative_to(origin.parent).as_posix()}": _sha256(file) for file in files}
+    return hashes
+
+
 def summary(published: Published) -> dict[str, Any]:
     """What a step noted beside its files."""
     return json.loads((published.path / SUMMARY).read_text(encoding="utf-8"))
@@ -98,31 +125,35 @@ def _note(folder: Path, **content: Any) -> None:
 # Data
 
 
-def load_data(
-    config: DatasetConfig, data_dir: Path | None, seed: int, world: World
-) -> tuple[Data, DataReport, Published | None]:
-    """The splits, kept in the store where their source can be identified without reading it."""
-    from kdc.data.load import data_identity, load_splits
-    from kdc.data.saved import read_splits, save_splits
+def data_step(config: DatasetConfig, data_dir: Path | None, seed: int) -> Step | None:
+    """The splits in the store; None where their source cannot be identified without reading it."""
+    from kdc.data.saved import save_splits
+
+    identity = data_identity(config, data_dir)
+    if identity is None:
+        return None
 
     def build(folder: Path, scratch: Path) -> None:
         splits, report = load_splits(config, data_dir=data_dir, seed=seed)
         save_splits(splits, folder)
         _note(folder, report=asdict(report))
 
-    identity = data_identity(config, data_dir)
-    if identity is None:
-        published = None
-        splits, report = load_splits(config, data_dir=data_dir, seed=seed)
-    else:
-        parts = {"dataset": config, "source": identity, "seed": seed}
-        published = world.run(Step("data", parts, build))
-        splits, report = read_splits(published.path), DataReport(**summary(published)["report"])
+    return Step("data", {"dataset": config, "source": identity, "seed": seed}, build)
+
+
+def read_data(published: Published) -> tuple[Splits, DataReport]:
+    from kdc.data.saved import read_splits
+
+    return read_splits(published.path), DataReport(**summary(published)["report"])
+
+
+def described(config: DatasetConfig, splits: Splits) -> Data:
+    """The splits with what models need to know of them; refuses those that the task cannot learn from."""
     task = TASKS[config.task]()
     task.check(splits)
     metric = config.metric or next(iter(task.metrics))
     fingerprints = {split: examples.fingerprint for split, examples in splits.items()}
-    return Data(task, splits, metric, config.max_length, config.image_size, fingerprints), report, published
+    return Data(task, splits, metric, config.max_length, config.image_size, fingerprints)
 
 
 # Teacher

@@ -119,6 +119,7 @@ class Session:
     def example_batch(self, *, batch: int, length: int) -> Arrays:
         """Inputs of full length for timing: no padding, ids spread over the first thousand, noise for pictures."""
         random = np.random.default_rng(0)
+        ids = min(1000, getattr(self.encoder, "vocab_size", 1000))
         sizes = {"batch": batch, "length": length}
         arrays: Arrays = {}
         for port in self.artifact.signatures[0].inputs:
@@ -128,7 +129,7 @@ class Session:
             elif port.name == "token_type_ids":
                 arrays[port.name] = np.zeros(shape, dtype=port.dtype)
             elif np.issubdtype(np.dtype(port.dtype), np.integer):
-                arrays[port.name] = random.integers(100, 1000, shape).astype(port.dtype)
+                arrays[port.name] = random.integers(ids // 10, ids, shape).astype(port.dtype)
             else:
                 arrays[port.name] = random.standard_normal(shape).astype(port.dtype)
         return arrays

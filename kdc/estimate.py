@@ -1,0 +1,240 @@
+"""What a stage will take, before it is computed: minutes and peak memory, meant to be right within a factor of three.
+
+Arithmetic is counted by running the model once without data (torch's `meta` device) and divided by what this machine
+reaches on a short matrix product; the rest are constants seen on ordinary CPUs. Nothing is loaded, nothing is written.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kdc.data.examples import Examples
+from kdc.measure.settings import BenchConfig
+from kdc.models.spec import ModelConfig, StudentConfig
+from kdc.stages import Data, Step
+from kdc.store import Published
+
+if TYPE_CHECKING:
+    from kdc.config import RunConfig
+    from kdc.walk import Variant
+
+EFFICIENCY = 0.5
+"""Share of the matrix product's speed that a whole network keeps."""
+INT8_GAIN = 2.5
+BACKWARD = 2
+"""Arithmetic of a backward pass, in forward passes."""
+STEP_SECONDS_PER_LAYER = 0.5e-3
+"""What a training step costs for every layer with weights, however small it is."""
+START_SECONDS = 1.5
+EXPORT_SECONDS = {"onnxruntime": 4.0}
+EXPORT_BYTES_PER_SECOND = 40e6
+LOAD_SECONDS = {"torch": 5.0, "onnxruntime": 1.0}
+PROCESS_BYTES = 7e8
+WORKER_BYTES = 2e8
+ADAM_BYTES = 16
+"""A parameter in training: weight, gradient and two moments, four bytes each."""
+EXPORT_COPIES = 5
+CALIBRATION_SECONDS = 0.2
+SAMPLED_ROWS = 500
+PIECES_PER_WORD = 1.15
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds of work and the largest memory of one process."""
+
+    seconds: float
+    peak_bytes: float
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A model as far as its cost goes. `flops` of a forward pass and `saved_bytes` for the backward are a row's."""
+
+    settings: Any
+    parameters: int
+    layers: int
+    flops: float
+    saved_bytes: float
+
+
+@dataclass
+class Estimator:
+    """Estimates the steps of one run in their order: a step's models are those whose keys it holds."""
+
+    config: RunConfig
+    data: Data
+    shapes: dict[str, Shape] = field(default_factory=dict)
+    """By the key of the stage that holds the model, or an artifact of it."""
+
+    def step(self, step: Step, published: Published) -> Cost:
+        """What building this step would take."""
+        parts = step.parts
+        if step.name == "teacher":
+            shape = model_shape(self.config.teacher, self.data)
+            cost = (
+                self._training(shape, parts["training"]) if "training" in parts else Cost(START_SECONDS, _idle(shape))
+            )
+        elif step.name == "student":
+            assert self.config.student is not None
+            shape = model_shape(self.config.student, self.data, self.shapes[parts["teacher"]])
+            cost = self._training(shape, parts["training"])
+        elif step.name == "signals":
+            shape = self.shapes[parts["teacher"]]
+            cost = self._forward(shape, len(self.data.splits["train"]))
+        elif step.name == "export":
+            shape = self.shapes[parts["model"]]
+            cost = _export(shape, parts["runtime"].name)
+        elif step.name == "predictions":
+            shape = self.shapes[parts["artifact"]]
+            cost = self._forward(shape, len(self.data.splits["test"]))
+        else:
+            shape = self.shapes[parts["before"]]
+            cost = Cost(START_SECONDS, _idle(shape))
+        self.shapes[published.key] = shape
+        return cost
+
+    def latency(self, variants: Sequence[Variant], bench: BenchConfig) -> Cost:
+        """Timing all variants: it is never cached."""
+        tokens = _tokens(self.data)
+        seconds = 0.0
+        for variant in variants:
+            shape = self.shapes[variant.artifact.key]
+            call = shape.flops / _speed("fp32", shape) / (INT8_GAIN if variant.point.precision == "int8" else 1)
+            lengths = bench.lengths if tokens else [1]
+            calls = [batch * length / (tokens or 1) * call for batch in bench.batches for length in lengths]
+            grid = sum(min(bench.seconds, bench.calls * one) + min(bench.seconds, 10 * one) for one in calls)
+            seconds += bench.rounds * (LOAD_SECONDS.get(variant.runtime.name, 1.0) + grid + bench.rows * call)
+        largest = max(self.shapes[variant.artifact.key].parameters for variant in variants)
+        return Cost(seconds, WORKER_BYTES + 8 * largest)
+
+    def _training(self, shape: Shape, training: Mapping[str, Any]) -> Cost:
+        settings = training["settings"]
+        rows, validation = (len(self.data.splits[split]) for split in ("train", "validation"))
+        batches = -(-rows // settings["batch_size"])
+        arithmetic = rows * shape.flops * (1 + BACKWARD) / _speed(training["precision"], shape)
+        epoch = arithmetic + batches * shape.layers * STEP_SECONDS_PER_LAYER
+        epoch += settings["evaluations"] * self._forward(shape, validation).seconds
+        peak = PROCESS_BYTES + ADAM_BYTES * shape.parameters + settings["batch_size"] * shape.saved_bytes
+        return Cost(START_SECONDS + settings["epochs"] * epoch, peak)
+
+    def _forward(self, shape: Shape, rows: int) -> Cost:
+        return Cost(rows * shape.flops / _speed("fp32", shape), _idle(shape))
+
+
+def model_shape(config: ModelConfig, data: Data, teacher: Shape | None = None) -> Shape:
+    """Count the model that `config` describes on rows of mean length, on torch's device without data."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from kdc.quiet import quiet
+
+    rows = 2
+    settings = _settings(config, data, teacher)
+    with quiet(), torch.device("meta"):
+        model = data.task.model_class().from_config(settings).train()
+        if tokens := _tokens(data):
+            inputs = torch.zeros(rows, round(tokens), dtype=torch.long)
+        else:
+            inputs = torch.zeros(rows, settings.num_channels, settings.image_size, settings.image_size)
+    weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+    saved: dict[int, Any] = {}
+
+    def save(tensor: Any) -> Any:
+        if (storage := tensor.untyped_storage())._cdata not in weights:
+            saved[storage._cdata] = storage
+        return tensor
+
+    hooks = torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor)
+    with FlopCounterMode(display=False) as counter, hooks:
+        model(inputs)
+    return Shape(
+        settings,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        layers=sum(1 for module in model.modules() if next(module.parameters(recurse=False), None) is not None),
+        flops=counter.get_total_flops() / rows,
+        saved_bytes=sum(storage.nbytes() for storage in saved.values()) / rows,
+    )
+
+
+def _settings(config: ModelConfig, data: Data, teacher: Shape | None) -> Any:
+    """The transformers config of the model, with what it takes from the data or from its teacher."""
+    from transformers import AutoConfig
+
+    from kdc.hub import model_folder
+
+    data.task.model_class()
+    if config.path is not None:
+        role = "teacher" if teacher is None else "student"
+        folder, _ = model_folder(config.path, config.revision, f"{role}.path")
+        return AutoConfig.from_pretrained(folder, num_labels=len(data.labels))
+    if config.architecture is not None:
+        keys = {"num_labels": len(data.labels), **_sizes(config, data), **config.architecture}
+        return AutoConfig.for_model(keys.pop("model_type"), **keys)
+    assert isinstance(config, StudentConfig)
+    assert teacher is not None
+    settings = copy.deepcopy(teacher.settings)
+    settings.num_hidden_layers = config.layers if isinstance(config.layers, int) else len(config.layers or ())
+    return settings
+
+
+def _sizes(config: ModelConfig, data: Data) -> dict[str, int]:
+    if data.task.modality == "text":
+        return {"vocab_size": config.vocab_size}
+    side, _, channels = np.asarray(data.splits["train"]["image"][0]).shape
+    return {"image_size": data.image_size or side, "num_channels": channels}
+
+
+def _tokens(data: Data) -> float | None:
+    """The mean length of a row in tokens, from its words; None where rows have no length."""
+    return _mean_tokens(data.splits["train"], data.max_length) if data.task.modality == "text" else None
+
+
+def _mean_tokens(rows: Examples, limit: int) -> float:
+    sample = rows.select(np.linspace(0, len(rows) - 1, min(SAMPLED_ROWS, len(rows))).astype(int))
+    columns = [sample[name] for name in ("text", "text_pair") if name in sample]
+    lengths = [
+        sum(PIECES_PER_WORD * len(re.findall(r"\w+|[^\w\s]", text)) + 1 for text in texts) + 1
+        for texts in zip(*columns, strict=True)
+    ]
+    return fmean(min(limit, length) for length in lengths)
+
+
+def _export(shape: Shape, runtime: str) -> Cost:
+    seconds = EXPORT_SECONDS.get(runtime, 1.0) + 4 * shape.parameters / EXPORT_BYTES_PER_SECOND
+    return Cost(seconds, PROCESS_BYTES + EXPORT_COPIES * 4 * shape.parameters)
+
+
+def _idle(shape: Shape) -> float:
+    return PROCESS_BYTES + 4 * shape.parameters
+
+
+def _speed(precision: str, shape: Shape) -> float:
+    """Operations a second that a network of this width can hope for here."""
+    return EFFICIENCY * _matmul_speed(precision, getattr(shape.settings, "hidden_size", None) or 256)
+
+
+@cache
+def _matmul_speed(precision: str, width: int) -> float:
+    """Operations a second of the product that dominates an encoder: `[rows, width] x [width, 4 width]`."""
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    left = torch.randn(1024, width, device=device).to(dtype)
+    right = torch.randn(width, 4 * width, device=device).to(dtype)
+    (left @ right).sum().item()
+    calls, started = 0, time.perf_counter()
+    while (seconds := time.perf_counter() - started) < CALIBRATION_SECONDS:
+        (left @ right)[0, 0].item()  # waits for the device
+        calls += 1
+    return calls * 2 * left.numel() * right.shape[1] / seconds

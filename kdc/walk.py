@@ -1,0 +1,114 @@
+"""The order of a run's cacheable stages: models, artifacts, predictions, each made from those before it.
+
+The pipeline enters every step for real, a dry run only looks at it: `enter(label, make)` is what either does with one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kdc import stages
+from kdc.compress.base import Pass
+from kdc.compress.plan import PrecisionPlan
+from kdc.export.base import RUNTIMES, Runtime
+from kdc.stages import Data, Step, World
+from kdc.store import Published
+
+if TYPE_CHECKING:
+    from kdc.config import RunConfig
+
+BASELINE_RUNTIME = "torch"
+
+Enter = Callable[[str, Callable[[], Step]], Published]
+"""`enter(label, make)`: the label is the stage's name in the ledger; `make()` may fail, and belongs to the stage."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """A model at one point of the run: weights in a published stage, and the passes since that only plan precision."""
+
+    name: str
+    model: Published
+    passes: tuple[Pass, ...] = ()
+    parents: tuple[str, ...] = ()
+
+    @property
+    def precision(self) -> str:
+        return next((step.precision for step in reversed(self.passes) if step.precision), "fp32")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A point in a runtime, exported."""
+
+    name: str
+    point: Point
+    runtime: Runtime
+    artifact: Published
+
+
+def models(config: RunConfig, data: Data, world: World, enter: Enter) -> list[Point]:
+    """Teacher, student and one point for every pass after it."""
+    teacher = enter("teacher", lambda: stages.teacher_step(config.teacher, data, config.train, config.seed, world))
+    points = [Point("teacher", teacher)]
+    if config.student is not None:
+        points.append(Point("student", _student(config, teacher, data, world, enter), parents=("teacher",)))
+    for key, chosen in config.compress.items():
+        points.append(_apply(key, chosen.resolved(), points[-1], data, enter))
+    return points
+
+
+def _student(config: RunConfig, teacher: Published, data: Data, world: World, enter: Enter) -> Published:
+    student = config.student
+    assert student is not None
+    terms = {key: term for key, term in config.loss.terms.items() if term.weight > 0}
+    signals = None
+    if any(term.needs_teacher for term in terms.values()):
+        signals = enter("signals", lambda: stages.signals_step(teacher, data, world))
+    return enter(
+        "student",
+        lambda: stages.student_step(student, teacher, signals, data, terms, config.train, config.seed, world),
+    )
+
+
+def _apply(key: str, step: Pass, before: Point, data: Data, enter: Enter) -> Point:
+    name = f"{before.name}+{key}"
+    if not step.changes_weights:
+        return Point(name, before.model, (*before.passes, step), (before.name,))
+    model = enter(f"compress {key}", lambda: stages.pass_step(step, before.model, PrecisionPlan(), data))
+    return Point(name, model, before.passes, (before.name,))
+
+
+def cells(config: RunConfig, points: Sequence[Point]) -> tuple[list[tuple[Point, Runtime]], list[str]]:
+    """What is exported: every point in every chosen runtime that has its precision, and notes on those left out.
+
+    The teacher in torch comes first, always: it is the baseline.
+    """
+    chosen = sorted(config.runtime.values(), key=lambda runtime: runtime.name != BASELINE_RUNTIME)
+    found: list[tuple[Point, Runtime]] = []
+    notes = []
+    if chosen[0].name != BASELINE_RUNTIME:
+        found.append((points[0], RUNTIMES[BASELINE_RUNTIME].model_validate({"name": BASELINE_RUNTIME})))
+    for point in points:
+        for runtime in chosen:
+            if point.precision in runtime.precisions:
+                found.append((point, runtime))
+            else:
+                notes.append(f"{point.name}: {runtime.name} has no {point.precision}, so not there")
+    return found, notes
+
+
+def export(point: Point, runtime: Runtime, data: Data, world: World, enter: Enter) -> Variant:
+    name = f"{point.name}.{runtime.name}"
+    artifact = enter(
+        f"export {name}", lambda: stages.export_step(runtime, point.model, point.passes, data, name, world)
+    )
+    return Variant(name, point, runtime, artifact)
+
+
+def predictions(variant: Variant, data: Data, enter: Enter) -> Published:
+    return enter(
+        f"predict {variant.name}", lambda: stages.predictions_step(variant.artifact, data, "test", variant.name)
+    )
