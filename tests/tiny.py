@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from kdc.compress.plan import PrecisionPlan
 from kdc.data.examples import Examples
+from kdc.export.artifact import Artifact, write_artifact
+from kdc.export.base import RUNTIMES
 from kdc.models.build import TEXT_INPUTS, Built
 from kdc.tasks.base import TASKS, Task
 from kdc.tasks.text import TextEncoder, text_encoder, train_wordpiece
@@ -72,3 +76,42 @@ def built_bert(examples: Examples, **settings: Any) -> Built:
 
 def task(name: str = "text-classification") -> Task:
     return TASKS[name]()
+
+
+def built_net(examples: Examples, kind: str) -> Built:
+    """An MLP or a CNN for square pictures of at least 4x4."""
+    from kdc.models.nets import CNN, MLP, CNNConfig, MLPConfig
+    from kdc.tasks.image import ImageEncoder
+
+    torch.manual_seed(0)
+    own = ImageEncoder.fit(examples, None)
+    sizes = {"image_size": own.size[0], "num_channels": own.channels, "num_labels": len(examples.labels)}
+    mlp, cnn = {"hidden_sizes": [16, 12], **sizes}, {"channels": [4, 6], "hidden_size": 10, **sizes}
+    model = MLP(MLPConfig(**mlp)) if kind == "mlp" else CNN(CNNConfig(**cnn))
+    return Built(lively(model.eval()), own, new_head=False)
+
+
+def artifact(
+    folder: Path,
+    built: Built,
+    examples: Examples,
+    *,
+    runtime: str,
+    plan: PrecisionPlan | None = None,
+    task: Task | None = None,
+    traced: int = 3,
+) -> Artifact:
+    """`built` as an artifact in `folder`, traced on the first rows and opened again."""
+    task = task or TASKS["text-classification" if "text" in examples else "image-classification"]()
+    folder.mkdir(parents=True, exist_ok=True)
+    write_artifact(
+        folder,
+        task=task,
+        runtime=RUNTIMES[runtime](name=runtime),
+        plan=plan or PrecisionPlan(),
+        graphs=task.graphs(built.model.eval(), built.encoder, examples.select(range(traced))),
+        encoder=built.encoder,
+        labels=examples.labels,
+        model_config=built.model.config,
+    )
+    return Artifact.open(folder)

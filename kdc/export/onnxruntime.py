@@ -155,6 +155,8 @@ def _session(folder: Path, signature: Signature, threads: int | None, *, profile
     if profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = profile
+        # the level above pads channels to the width of a vector, and would count the padding
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     path = folder / f"{signature.name}.onnx"
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
