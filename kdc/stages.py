@@ -167,6 +167,7 @@ def teacher_step(config: TeacherConfig, data: Data, train: TrainConfig, seed: in
         raise KdcError("teacher.train=never: the checkpoint has no head for this task", "use teacher.train=auto")
     own = {key: getattr(config, key) for key in ("epochs", "batch_size", "learning_rate")}
     settings = train.model_copy(update={key: value for key, value in own.items() if value is not None})
+    settings = settings.at_rate_for(from_scratch=config.from_scratch)
     parts: dict[str, Any] = {
         "model": config.model_dump(mode="json", exclude={"name", "path", "epochs", "batch_size", "learning_rate"}),
         "checkpoint": identity,
@@ -251,6 +252,7 @@ def student_step(
     world: World,
 ) -> Step:
     """The student, trained on the terms: a folder with `model/`."""
+    settings = train.at_rate_for(from_scratch=config.from_scratch)
     identity, _ = checkpoint_identity(config, "student", data.task)
     parts = {
         "model": config.model_dump(mode="json", exclude={"name", "path"}),
@@ -259,7 +261,7 @@ def student_step(
         "signals": signals.key if signals else None,
         "terms": [term.model_dump(mode="json") for term in terms.values()],
         "data": data.shape,
-        "training": _training_parts(train, data, seed),
+        "training": _training_parts(settings, data, seed),
         "packages": packages("torch", "transformers", "tokenizers"),
     }
 
@@ -272,7 +274,7 @@ def student_step(
         for note in built.notes:
             world.screen.say(note)
         logits = read_logits(signals.path, data.splits["train"]) if signals else None
-        record = _train(built, data, terms, train, seed, scratch, world, "student", logits)
+        record = _train(built, data, terms, settings, seed, scratch, world, "student", logits)
         save_model(built, _made(folder / MODEL))
         _note(folder, train=record, notes=built.notes)
 

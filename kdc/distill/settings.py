@@ -6,6 +6,8 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from kdc.registry import Component
 
+FROM_SCRATCH, FROM_WEIGHTS = 1e-3, 5e-5
+
 
 class TrainConfig(Component):
     """Settings of the training loop. `precision: auto` autocasts to bf16 where CPU or GPU computes it in hardware."""
@@ -13,7 +15,8 @@ class TrainConfig(Component):
     name: str
     epochs: PositiveFloat = 3
     batch_size: PositiveInt = 32
-    learning_rate: PositiveFloat = 5e-5
+    learning_rate: PositiveFloat | Literal["auto"] = "auto"
+    """`auto`: 5e-5 for a model that starts from trained weights, 1e-3 for one from scratch."""
     weight_decay: NonNegativeFloat = 0.01
     warmup_ratio: float = Field(default=0.06, ge=0, lt=1)
     schedule: Literal["linear", "cosine", "constant"] = "linear"
@@ -23,3 +26,9 @@ class TrainConfig(Component):
     """Validations an epoch; the best one's weights are kept."""
     checkpoint_seconds: PositiveFloat = 60
     """How much work a killed run can lose at most."""
+
+    def at_rate_for(self, *, from_scratch: bool) -> "TrainConfig":
+        """These settings with the learning rate that suits where the model starts."""
+        if self.learning_rate != "auto":
+            return self
+        return self.model_copy(update={"learning_rate": FROM_SCRATCH if from_scratch else FROM_WEIGHTS})

@@ -108,7 +108,7 @@ def _arguments(
         output_dir=str(scratch),
         max_steps=steps,
         per_device_train_batch_size=settings.batch_size,
-        learning_rate=settings.learning_rate,
+        learning_rate=float(settings.learning_rate),
         weight_decay=settings.weight_decay,
         warmup_steps=round(settings.warmup_ratio * steps),
         lr_scheduler_type="constant_with_warmup" if settings.schedule == "constant" else settings.schedule,

@@ -23,6 +23,10 @@ class ModelConfig(Component):
     label_map: dict[str, str] = Field(default_factory=dict)
     """The checkpoint's label name -> the data's label name, for checkpoints that call theirs otherwise."""
 
+    @property
+    def from_scratch(self) -> bool:
+        return self.architecture is not None
+
 
 class TeacherConfig(ModelConfig):
     """The model to learn from. `train: auto` fine-tunes it when its head is new and uses it as it is otherwise.
