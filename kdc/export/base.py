@@ -34,6 +34,7 @@ class Port:
 class Signature:
     """One graph of a task. A classifier has one (`forward`), a decoder with a cache two (`prefill`, `step`).
 
+    Names are unique over inputs and outputs, as in ONNX: a cache goes in as `past_keys` and comes out as `keys`.
     `limits` holds the largest size of a dynamic axis where there is one (`{"length": 512}`).
     """
 
@@ -41,6 +42,11 @@ class Signature:
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
     limits: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        names = [port.name for port in (*self.inputs, *self.outputs)]
+        if len(set(names)) < len(names):
+            raise ValueError(f"signature {self.name}: inputs and outputs share a name: {names}")
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -57,4 +58,7 @@ def export_program(graph: Graph, *, dtype: torch.dtype = torch.float32) -> torch
     shapes = tuple({i: dims[axis] for i, axis in enumerate(port.axes) if isinstance(axis, str)} for port in inputs)
     sample = [torch.from_numpy(graph.sample[port.name]) for port in inputs]
     sample = [tensor.to(dtype) if tensor.is_floating_point() else tensor for tensor in sample]
-    return torch.export.export(graph.module.eval(), tuple(sample), dynamic_shapes=(shapes,))
+    takes = inspect.signature(graph.module.forward).parameters.values()
+    starred = any(parameter.kind is inspect.Parameter.VAR_POSITIONAL for parameter in takes)
+    # shapes nest as the parameters of forward do: `*inputs` is one of them
+    return torch.export.export(graph.module.eval(), tuple(sample), dynamic_shapes=(shapes,) if starred else shapes)
