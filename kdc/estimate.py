@@ -38,7 +38,7 @@ START_SECONDS = 1.5
 EXPORT_SECONDS = {"onnxruntime": 4.0}
 EXPORT_BYTES_PER_SECOND = 40e6
 LOAD_SECONDS = {"torch": 5.0, "onnxruntime": 1.0}
-PROCESS_BYTES = 7e8
+PROCESS_BYTES = 1e9
 WORKER_BYTES = 2e8
 ADAM_BYTES = 16
 """A parameter in training: weight, gradient and two moments, four bytes each."""
