@@ -18,6 +18,8 @@ from kdc.models.build import TEXT_INPUTS, Built
 from kdc.tasks.base import TASKS, Task
 from kdc.tasks.text import TextEncoder, text_encoder, train_wordpiece
 
+torch.set_num_threads(1)  # these models are too small to be shared out
+
 LABELS = ("negative", "positive")
 GOOD, BAD = ("good", "great", "fine"), ("bad", "awful", "poor")
 

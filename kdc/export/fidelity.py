@@ -85,8 +85,8 @@ def _compare(ours: list[Arrays], theirs: list[Arrays], rows: int, allowed: float
     """Over all batches and float outputs; argmax along the last axis, ties within the allowed difference forgiven."""
     agree = total = 0
     largest = 0.0
-    reference = np.concatenate([value.ravel() for out in theirs for value in out.values() if value.dtype.kind == "f"])
-    spread = float(reference.std()) or 1.0
+    floats = [value.ravel() for out in theirs for value in out.values() if value.dtype.kind == "f"]
+    spread = float(np.concatenate(floats).std() if floats else 0.0) or 1.0
     for mine, other in zip(ours, theirs, strict=True):
         for name, wanted in other.items():
             got = mine[name]

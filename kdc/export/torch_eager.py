@@ -62,11 +62,13 @@ class TorchEager(Runtime):
 
 
 def _pretrained(graphs: Sequence[Graph]) -> Any:
-    """The one `transformers` model behind all graphs, if there is one."""
-    models = [getattr(graph.module, "model", graph.module) for graph in graphs]
-    first = models[0]
-    shipped_with_transformers = type(first).__module__.startswith("transformers.")
-    return first if shipped_with_transformers and all(model is first for model in models) else None
+    """The one `transformers` model behind all graphs, if there is one and its own `forward` is all that they run."""
+    from kdc.export.modules import SelectOutputs
+
+    models = [graph.module.model for graph in graphs if isinstance(graph.module, SelectOutputs)]
+    if len(models) < len(graphs) or not type(models[0]).__module__.startswith("transformers."):
+        return None
+    return models[0] if all(model is models[0] for model in models) else None
 
 
 def _load_modules(folder: Path, signatures: Sequence[Signature]) -> list[tuple[Signature, nn.Module]]:

@@ -39,7 +39,7 @@ def export_verified(
     """
     encoder, model = built.encoder, built.model.eval()
     lengths = [encoder.length(row) for row in encoder.encode(rows)]
-    longest = np.argsort(lengths, kind="stable")[-TRACED_ROWS:]
+    longest = np.resize(np.argsort(lengths, kind="stable")[-TRACED_ROWS:], TRACED_ROWS)
     graphs = task.graphs(model, encoder, rows.select(longest))
     write_artifact(
         folder, task=task, runtime=runtime, plan=plan, graphs=graphs, encoder=encoder, labels=rows.labels,

@@ -35,7 +35,7 @@ def decoder() -> Built:
 @pytest.fixture(scope="module")
 def continued(decoder: Built) -> Examples:
     """Prompts of different lengths with their greedy continuations: plain torch, one row at a time, without a cache."""
-    prompts = tiny.sentences(30)
+    prompts = tiny.sentences(12)
     continuations = []
     for row in decoder.encoder.encode(prompts):
         ids = list(row["input_ids"])
@@ -43,7 +43,7 @@ def continued(decoder: Built) -> Examples:
             for _ in range(toys.NEW_TOKENS):
                 ids.append(int(decoder.model(torch.tensor([ids]))[0, -1].argmax()))
         continuations.append(ids[-toys.NEW_TOKENS :])
-    assert len({tuple(row) for row in continuations}) > 10, "the toy must not say the same to everything"
+    assert len({tuple(row) for row in continuations}) > 5, "the toy must not say the same to everything"
     return Examples({"text": prompts["text"], "continuation": continuations})
 
 
@@ -143,7 +143,7 @@ def test_predict_rows_needs_no_artifact(decoder: Built, continued: Examples) -> 
     task: Any = toys.ToyDecoder()
     graphs = graph_callables(task.graphs(decoder.model, decoder.encoder, continued.select([0, 0])))
     outputs = predict_rows(task, graphs, decoder.encoder, decoder.encoder.encode(continued), batch_size=7)
-    np.testing.assert_array_equal(task.hits(outputs, continued), np.ones(30))
+    np.testing.assert_array_equal(task.hits(outputs, continued), np.ones(12))
 
 
 def test_a_signature_refuses_one_name_for_two_ports() -> None:

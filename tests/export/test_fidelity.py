@@ -1,0 +1,209 @@
+"""Faults planted into an export are caught before anything is measured; a good export passes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from kdc.compress.int8 import Int8
+from kdc.compress.plan import PrecisionPlan
+from kdc.data.examples import Examples
+from kdc.errors import KdcError
+from kdc.export.base import RUNTIMES, Arrays, Graph
+from kdc.export.fidelity import check_fidelity
+from kdc.export.modules import graph_callables
+from kdc.export.verified import export_verified
+from kdc.models.build import Built
+from tests import tiny
+
+ROWS = tiny.sentences(40)
+
+
+class Faulty(nn.Module):
+    """`model` as the exporter might get it wrong."""
+
+    def __init__(self, model: nn.Module, fault: str) -> None:
+        super().__init__()
+        self.model, self.fault = model, fault
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        ids, segments, mask = inputs
+        if self.fault == "mask dropped":
+            mask = torch.ones_like(mask)
+        if self.fault == "segments dropped":
+            segments = torch.ones_like(segments)
+        (logits,) = self.model(ids, segments, mask)
+        if self.fault == "labels swapped":
+            logits = logits.flip(-1)
+        if self.fault == "batch mixed":
+            logits = logits + logits.mean(dim=0, keepdim=True)
+        if self.fault == "not a number":
+            logits = logits / (logits.sum() * 0)
+        if self.fault == "wide":
+            logits = torch.cat([logits, logits], dim=-1)
+        return (logits,)
+
+
+@pytest.fixture(scope="module")
+def built() -> Built:
+    return tiny.built_bert(ROWS)
+
+
+def spoil_export(monkeypatch: pytest.MonkeyPatch, change: Callable[[Graph], Graph]) -> None:
+    """What is lowered is `change`d; what it is held against is not."""
+    for name in ("torch", "onnxruntime"):
+        original = RUNTIMES[name].lower
+
+        def lower(self: Any, graphs: Any, plan: PrecisionPlan, folder: Path, original: Any = original) -> None:
+            original(self, [change(graph) for graph in graphs], plan, folder)
+
+        monkeypatch.setattr(RUNTIMES[name], "lower", lower)
+
+
+def exported(built: Built, folder: Path, *, runtime: str = "onnxruntime", plan: PrecisionPlan | None = None) -> Any:
+    runtime_ = RUNTIMES[runtime](name=runtime)
+    return export_verified(built, plan or PrecisionPlan(), runtime_, tiny.task(), ROWS, folder)
+
+
+def faulty(fault: str) -> Callable[[Graph], Graph]:
+    return lambda graph: replace(graph, module=Faulty(graph.module, fault), prefix="model.model.")
+
+
+@pytest.mark.parametrize("runtime", ["torch", "onnxruntime"])
+def test_a_good_export_passes_and_says_what_was_seen(built: Built, tmp_path: Path, runtime: str) -> None:
+    seen = exported(built, tmp_path, runtime=runtime)
+    assert seen["fidelity"]["rows"] == 40
+    assert seen["fidelity"]["agreement"] == 1.0
+    assert seen["fidelity"]["max_difference"] < 1e-4
+    parameters = [p.detach().numpy() for p in built.model.parameters()]
+    assert seen["parameters"] == {
+        "total": sum(p.size for p in parameters),
+        "nonzero": sum(int(np.count_nonzero(p)) for p in parameters),
+    }
+    assert seen["macs"]["total"] > 0
+    assert (seen["macs"]["int8"], seen["macs"]["eligible"]) == (0, 0)
+    assert (seen["precision"], seen["excluded"]) == ("fp32", {})
+
+
+@pytest.mark.parametrize("runtime", ["torch", "onnxruntime"])
+@pytest.mark.parametrize("fault", ["mask dropped", "segments dropped", "labels swapped", "batch mixed"])
+def test_planted_faults_are_caught(
+    built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str, runtime: str
+) -> None:
+    spoil_export(monkeypatch, faulty(fault))
+    with pytest.raises(KdcError, match=rf"export to {runtime} \(fp32\) does not compute what the model comp") as caught:
+        exported(built, tmp_path, runtime=runtime)
+    assert caught.value.exit_code == 1
+    assert "of the answers agree" in str(caught.value)
+    assert "the largest difference is" in str(caught.value)
+
+
+@pytest.mark.parametrize("fault", ["not a number", "wide"])
+def test_outputs_of_the_wrong_kind_are_caught(
+    built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    spoil_export(monkeypatch, faulty(fault))
+    with pytest.raises(KdcError, match=r"output 'logits' is .* or not finite"):
+        exported(built, tmp_path)
+
+
+def test_a_wrong_weight_is_caught_in_a_transformers_folder(
+    built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(graph: Graph) -> Graph:
+        import copy
+
+        module = copy.deepcopy(graph.module)
+        with torch.no_grad():
+            module.model.bert.encoder.layer[1].output.dense.weight[3] *= 1.5  # type: ignore[union-attr,index]
+        return replace(graph, module=module)
+
+    spoil_export(monkeypatch, wrong)
+    with pytest.raises(KdcError, match=r"export to torch \(fp32\) does not compute"):
+        exported(built, tmp_path, runtime="torch")
+
+
+def test_swapped_labels_are_caught_in_int8(built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, plan = Int8(name="int8").apply(built.model, PrecisionPlan())
+    spoil_export(monkeypatch, faulty("labels swapped"))
+    with pytest.raises(KdcError, match=r"\(int8\) does not compute.*compress\.int8\.exclude"):
+        exported(built, tmp_path, plan=plan)
+
+
+def test_ties_may_go_either_way(built: Built, tmp_path: Path) -> None:
+    """Two classes within rounding of each other are no disagreement; beyond it they are."""
+    session = tiny.artifact(tmp_path, built, ROWS, runtime="onnxruntime").session()
+    graphs = graph_callables(tiny.task().graphs(built.model, built.encoder, ROWS.select([0, 1])))
+
+    def shifted(by: float) -> Any:
+        def call(batch: Arrays) -> Arrays:
+            logits = graphs["forward"](batch)["logits"]
+            middle = logits.mean(axis=-1, keepdims=True)
+            spread = np.where(logits > middle, 1, -1) * by
+            return {"logits": middle + spread}
+
+        return {"forward": call}
+
+    twin = replace(session, graphs=shifted(-1e-5))
+    flat = check_fidelity(twin, shifted(1e-5), ROWS, precision="fp32")
+    assert flat["agreement"] == 1.0
+    with pytest.raises(KdcError, match=r"0\.0% of the answers agree"):
+        check_fidelity(replace(session, graphs=shifted(-0.3)), shifted(0.3), ROWS, precision="fp32")
+
+
+def test_outputs_without_floats_are_compared_too(built: Built, tmp_path: Path) -> None:
+    """A decoder may return nothing but tokens."""
+    session = tiny.artifact(tmp_path, built, ROWS, runtime="onnxruntime").session()
+
+    def says(token: int) -> Any:
+        return {"forward": lambda batch: {"tokens": np.full((len(batch["input_ids"]), 3), token)}}
+
+    assert check_fidelity(replace(session, graphs=says(1)), says(1), ROWS, precision="fp32")["agreement"] == 1.0
+    with pytest.raises(KdcError, match=r"0\.0% of the answers agree"):
+        check_fidelity(replace(session, graphs=says(2)), says(1), ROWS, precision="fp32")
+
+
+# int8 coverage
+
+
+def test_int8_counts_what_runs_and_what_was_left_out(built: Built, tmp_path: Path) -> None:
+    _, plan = Int8(name="int8", exclude=["classifier", "*.layer.0.*"]).apply(built.model, PrecisionPlan())
+    seen = exported(built, tmp_path, plan=plan)
+    assert seen["macs"]["int8"] == seen["macs"]["eligible"] > 0
+    assert set(seen["excluded"]) == set(plan.excluded)
+    assert seen["precision"] == "int8"
+
+
+def test_int8_that_does_not_reach_the_linears_fails_unless_they_are_excluded(built: Built, tmp_path: Path) -> None:
+    _, whole = Int8(name="int8").apply(built.model, PrecisionPlan())
+    lost = {name for name in whole.modules if ".layer.1." in name}
+    holes = whole.model_copy(update={"modules": {n: p for n, p in whole.modules.items() if n not in lost}})
+    with pytest.raises(KdcError, match=r"int8 on onnxruntime: 5\d\.\d% of the MACs of linears.*at least 95%") as caught:
+        exported(built, tmp_path, plan=holes)
+    assert "compress.int8.exclude" in caught.value.remedy
+    (tmp_path / "second").mkdir()
+    excused = holes.model_copy(update={"excluded": dict.fromkeys(lost, "exclude: *.layer.1.*")})
+    assert exported(built, tmp_path / "second", plan=excused)["macs"]["int8"] > 0
+
+
+def test_one_validation_row_is_enough(built: Built, tmp_path: Path) -> None:
+    one = ROWS.select([7])
+    seen = export_verified(
+        built, PrecisionPlan(), RUNTIMES["onnxruntime"](name="onnxruntime"), tiny.task(), one, tmp_path
+    )
+    assert seen["fidelity"]["rows"] == 1
+
+
+def test_rows_of_one_token_length_may_still_be_of_any_length(built: Built, tmp_path: Path) -> None:
+    rows = Examples({"text": ["good film", "bad film"] * 4, "label": np.arange(8) % 2}, tiny.LABELS)
+    runtime = RUNTIMES["onnxruntime"](name="onnxruntime")
+    export_verified(built, PrecisionPlan(), runtime, tiny.task(), rows, tmp_path)
+    session = tiny.Artifact.open(tmp_path).session()
+    assert session.predict(ROWS)["logits"].shape == (40, 2)

@@ -1,0 +1,115 @@
+"""The torch runtime: `transformers` models ship as its folders, others as `.pt2`, both in the dtype of the plan."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from kdc.compress.plan import PrecisionPlan
+from kdc.errors import KdcError
+from kdc.export.artifact import Artifact
+from tests import tiny
+
+BF16 = PrecisionPlan(default="bf16")
+
+
+@pytest.mark.parametrize("plan", [PrecisionPlan(), BF16], ids=["fp32", "bf16"])
+def test_a_transformers_model_loads_with_plain_transformers(tmp_path: Path, plan: PrecisionPlan) -> None:
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+
+    examples = tiny.sentences(20)
+    built = tiny.built_bert(examples)
+    session = tiny.artifact(tmp_path, built, examples, runtime="torch", plan=plan).session()
+    ours = session.predict(examples)["logits"]
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path, dtype="auto").eval()
+    assert model.dtype == (torch.bfloat16 if plan.default == "bf16" else torch.float32)
+    assert built.model.dtype == torch.float32, "the model that was exported is as before"
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    texts = list(examples["text"])
+    with torch.no_grad():
+        theirs = model(**tokenizer(texts, padding=True, truncation=True, return_tensors="pt")).logits.float().numpy()
+    np.testing.assert_allclose(ours, theirs, atol=1e-5 if plan.default == "fp32" else 0.1)
+    if plan.default == "fp32":
+        answers = pipeline("text-classification", model=str(tmp_path), device="cpu")(texts)
+        assert [answer["label"] for answer in answers] == session.answers(examples)
+
+
+@pytest.mark.parametrize(("plan", "dtype"), [(PrecisionPlan(), torch.float32), (BF16, torch.bfloat16)])
+def test_a_plain_net_ships_as_a_program_that_torch_loads(
+    tmp_path: Path, plan: PrecisionPlan, dtype: torch.dtype
+) -> None:
+    examples = tiny.pictures(12)
+    built = tiny.built_net(examples, "cnn")
+    session = tiny.artifact(tmp_path, built, examples, runtime="torch", plan=plan).session()
+    program = torch.export.load(tmp_path / "forward.pt2").module()
+    assert {weight.dtype for weight in program.parameters()} == {dtype}
+    pixels = built.encoder.collate(built.encoder.encode(examples))["pixel_values"]
+    with torch.no_grad():
+        (logits,) = program(torch.from_numpy(pixels).to(dtype))
+    np.testing.assert_allclose(session.predict(examples)["logits"], logits.float().numpy(), atol=1e-6)
+    assert next(built.model.parameters()).dtype == torch.float32
+
+
+def test_bf16_halves_the_file(tmp_path: Path) -> None:
+    examples = tiny.sentences(20)
+    built = tiny.built_bert(examples)
+    sizes = {}
+    for name, plan in (("fp32", PrecisionPlan()), ("bf16", BF16)):
+        tiny.artifact(tmp_path / name, built, examples, runtime="torch", plan=plan)
+        sizes[name] = (tmp_path / name / "model.safetensors").stat().st_size
+    assert 0.48 < sizes["bf16"] / sizes["fp32"] < 0.6
+
+
+def test_threads_are_as_asked(tmp_path: Path) -> None:
+    examples = tiny.pictures(12)
+    written = tiny.artifact(tmp_path, tiny.built_net(examples, "mlp"), examples, runtime="torch")
+    before = torch.get_num_threads()
+    try:
+        written.session(threads=2)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_folder_that_is_no_artifact_says_so(tmp_path: Path) -> None:
+    with pytest.raises(KdcError, match=r"is no kdc artifact: it has no kdc\.json"):
+        Artifact.open(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("{", r"kdc\.json is damaged \(JSONDecodeError"),
+        ("{}", r"kdc\.json is damaged \(KeyError"),
+        ('{"format": 99}', r"format 99 is not this kdc's"),
+        ("[]", r"kdc\.json is damaged \(TypeError"),
+    ],
+)
+def test_a_damaged_manifest_is_one_line(tmp_path: Path, content: str, says: str) -> None:
+    (tmp_path / "kdc.json").write_text(content, encoding="utf-8")
+    with pytest.raises(KdcError, match=says):
+        Artifact.open(tmp_path)
+
+
+def test_an_onnx_artifact_is_served_without_torch_or_transformers(tmp_path: Path) -> None:
+    """A serving process that imported them would need seconds and hundreds of megabytes more."""
+    import subprocess
+
+    examples = tiny.sentences(12)
+    tiny.artifact(tmp_path, tiny.built_bert(examples), examples, runtime="onnxruntime")
+    program = (
+        "import sys; from pathlib import Path; from kdc.export.artifact import Artifact; "
+        "from kdc.data.examples import Examples; session = Artifact.open(Path(sys.argv[1])).session(threads=1); "
+        "print(session.answers(Examples({'text': ['good film']}))); "
+        "print([name for name in ('torch', 'transformers', 'datasets', 'onnx') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True, timeout=60
+    )
+    answers, imported = done.stdout.splitlines()
+    assert answers in ("['negative']", "['positive']")
+    assert imported == "[]"
