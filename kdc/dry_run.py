@@ -78,12 +78,16 @@ def table(lines: list[Line]) -> Table:
     found.add_column("key", no_wrap=True)
     found.add_column("state", no_wrap=True)
     found.add_column("minutes", _minutes(minutes), justify="right")
-    found.add_column("peak GB", f"{peak / 1e9:.1f}", justify="right")
+    found.add_column("peak GB", _gigabytes(peak), justify="right")
     for line in lines:
-        cost = ("", "") if line.cached else (_minutes(line.cost.seconds / 60), f"{line.cost.peak_bytes / 1e9:.1f}")
+        cost = ("", "") if line.cached else (_minutes(line.cost.seconds / 60), _gigabytes(line.cost.peak_bytes))
         state = "cached" if line.cached else "to do" if line.key else "always new"
         found.add_row(line.name, (line.key or "")[:8], state, *cost, style="dim" if line.cached else "")
     return found
+
+
+def _gigabytes(size: float) -> str:
+    return f"{size / 1e9:.1f}" if size else ""
 
 
 def _minutes(minutes: float) -> str:

@@ -88,15 +88,19 @@ def execute(args: argparse.Namespace) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     with readable_errors(), _arguments([*flags, *words]):
         hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="run")(job)()
+    kept = [outcome for outcome in outcomes if not _drop_if_empty(outcome.folder)]
     if args.multirun:
         summarize(outcomes)
-        if any(outcome.error is None for outcome in outcomes):
+        if any(outcome.error is None for outcome in kept):
             link_latest(sweep_folder[0])
+        elif not kept and outcomes:
+            (sweep_folder[0] / "multirun.yaml").unlink()
+            _drop_if_empty(sweep_folder[0])
         return int(any(outcome.error is not None for outcome in outcomes))
     for outcome in outcomes:
         if outcome.error is not None:
             raise outcome.error
-        if not _drop_if_empty(outcome.folder):
+        if outcome in kept:
             link_latest(outcome.folder)
     return 0
 

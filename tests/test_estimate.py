@@ -1,0 +1,108 @@
+"""Estimates against what can be counted by hand: arithmetic and parameters of known nets, rows, rounds and epochs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kdc import estimate, stages
+from kdc.data.load import load_splits
+from kdc.estimate import Estimator, model_shape
+from kdc.models.spec import StudentConfig, TeacherConfig
+from kdc.screen import Screen
+from kdc.stages import Data, Step, World
+from kdc.store import Published, Store
+from tests import runs
+
+MEASURED = estimate._matmul_speed
+
+
+@pytest.fixture(autouse=True)
+def _one_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two million operations a second: times become counts."""
+    monkeypatch.setattr(estimate, "_matmul_speed", lambda precision, width: 2e6 if precision == "fp32" else 4e6)
+
+
+def texts(tmp_path: Path, *overrides: str) -> tuple[Estimator, Data]:
+    config = runs.config(runs.write_csv(tmp_path / "train.csv"), tmp_path / "cache", *overrides)
+    splits, _ = load_splits(config.dataset, data_dir=None, seed=0)
+    data = stages.described(config.dataset, splits)
+    return Estimator(config, data), data
+
+
+def published(key: str) -> Published:
+    return Published("x", key, Path(), cached=False, seconds=0, built_seconds=0)
+
+
+def test_a_plain_net_by_hand(tmp_path: Path) -> None:
+    words = ["dataset=digits", "teacher=mlp", "student=mlp_small", f"cache_dir={tmp_path}"]
+    config = runs.to_run_config(runs.compose(words))
+    splits, _ = load_splits(config.dataset, data_dir=None, seed=0)
+    shape = model_shape(config.teacher, stages.described(config.dataset, splits))
+    macs = 64 * 256 + 256 * 128 + 128 * 10
+    assert shape.flops == 2 * macs
+    assert shape.parameters == macs + 256 + 128 + 10
+    assert shape.layers == 3
+
+
+def test_an_encoder_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    estimator, data = texts(tmp_path)
+    monkeypatch.setattr(estimate, "_tokens", lambda data: 10.0)
+    shape = model_shape(estimator.config.teacher, data)
+    layer = 10 * (4 * 32 * 32 + 2 * 32 * 64) + 2 * 10 * 10 * 32  # projections, feed-forward; scores and their use
+    head = 32 * 32 + 32 * 2  # pooler and classifier, on one token
+    assert shape.flops == 2 * (2 * layer + head)
+    embeddings = 32 * (200 + 128 + 2) + 64
+    weights = 4 * (32 * 32 + 32) + 2 * 32 * 64 + 64 + 32 + 2 * 64
+    assert shape.parameters == embeddings + 2 * weights + head + 32 + 2
+    half = model_shape(StudentConfig(name="layers", layers=1), data, shape)
+    assert half.parameters == shape.parameters - weights
+    assert shape.saved_bytes > 4 * 10 * 32 * 2
+
+
+def test_words_become_tokens(tmp_path: Path) -> None:
+    _, data = texts(tmp_path)
+    longest = estimate._mean_tokens(data.splits["train"], 128)
+    assert 2 + 2 * 1.15 < longest < 2 + 13 * 1.15
+    assert estimate._mean_tokens(data.splits["train"], 4) <= 4
+
+
+def test_training_scales_with_rows_and_epochs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    estimator, data = texts(tmp_path, "train.precision=fp32")
+    monkeypatch.setattr(estimate, "STEP_SECONDS_PER_LAYER", 0.0)
+    monkeypatch.setattr(estimate, "START_SECONDS", 0.0)
+    world = World(Store(tmp_path / "cache"), Screen())
+
+    def cost(**changes: object) -> estimate.Cost:
+        teacher = TeacherConfig.model_validate({**estimator.config.teacher.model_dump(), **changes})
+        estimator.config = estimator.config.model_copy(update={"teacher": teacher})
+        step = stages.teacher_step(teacher, data, estimator.config.train, 0, world)
+        return estimator.step(step, published("teacher"))
+
+    once = cost(epochs=1)
+    flops = estimator.shapes["teacher"].flops
+    assert once.seconds == pytest.approx((3 * 64 + 8) * flops / 1e6)
+    assert cost(epochs=4).seconds == pytest.approx(4 * once.seconds)
+    wide = cost(epochs=1, batch_size=64)
+    assert wide.peak_bytes - once.peak_bytes == pytest.approx(48 * estimator.shapes["teacher"].saved_bytes)
+
+
+def test_later_steps_find_their_model_by_key(tmp_path: Path) -> None:
+    estimator, data = texts(tmp_path)
+    teacher = estimator.shapes["teacher"] = model_shape(estimator.config.teacher, data)
+
+    def nothing(folder: Path, scratch: Path) -> None:
+        raise AssertionError
+
+    signals = estimator.step(Step("signals", {"teacher": "teacher"}, nothing), published("signals"))
+    assert signals.seconds == pytest.approx(64 * teacher.flops / 1e6)
+    (runtime,) = estimator.config.runtime.values()
+    estimator.step(Step("export", {"model": "teacher", "runtime": runtime}, nothing), published("artifact"))
+    predicted = estimator.step(Step("predictions", {"artifact": "artifact"}, nothing), published("predicted"))
+    assert predicted.seconds == pytest.approx(8 * teacher.flops / 1e6)
+
+
+def test_the_speed_of_this_machine_is_measured() -> None:
+    assert 1e8 < MEASURED("fp32", 64) < 1e16
+    assert MEASURED("bf16", 64) > 1e6
