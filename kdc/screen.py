@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
+
+LINE_SECONDS = 30
 
 Advance = Callable[[int, int, str], None]
 """`advance(done, total, detail)`: where the work stands, and what to show beside it."""
@@ -24,7 +27,10 @@ class Screen:
 
     @contextmanager
     def bar(self, title: str, unit: str = "steps") -> Iterator[Advance]:
-        """A bar that disappears when its work is done; where there is no terminal, nothing."""
+        """A bar that disappears when its work is done; where there is no terminal, a line every half minute."""
+        if not self.console.is_terminal:
+            yield self._lines(title, unit)
+            return
         columns = (
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -34,11 +40,28 @@ class Screen:
             TimeRemainingColumn(),
             TextColumn("{task.fields[detail]}", style="dim"),
         )
-        with Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal) as progress:
+        with Progress(*columns, console=self.console, transient=True) as progress:
             task = progress.add_task(title, total=None, visible=False, detail="")
             yield lambda done, total, detail: progress.update(
                 task, completed=done, total=total, detail=detail, visible=True
             )
+
+    def _lines(self, title: str, unit: str) -> Advance:
+        started = said = time.monotonic()
+        resumed_at: int | None = None
+
+        def advance(done: int, total: int, detail: str) -> None:
+            nonlocal said, resumed_at
+            now = time.monotonic()
+            resumed_at = done if resumed_at is None else resumed_at
+            if done > resumed_at and now - said >= LINE_SECONDS:
+                said = now
+                rate = (done - resumed_at) / (now - started)
+                left = (total - done) / rate / 60
+                note = f", {detail}" if detail else ""
+                self.say(f"  {title}: {done}/{total} {unit}, {rate:.1f}/s, {left:.1f} min left{note}", style="dim")
+
+        return advance
 
 
 class _Rate(ProgressColumn):
