@@ -4,12 +4,13 @@ import logging
 import warnings
 
 import pytest
-from pytest import LogCaptureFixture as Log
 
 from kdc.quiet import quiet
 
 
-def test_talk_is_silenced_and_errors_are_not(capsys: pytest.CaptureFixture[str], caplog: Log) -> None:
+def test_talk_is_silenced_and_errors_are_not(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         with quiet():
@@ -22,7 +23,9 @@ def test_talk_is_silenced_and_errors_are_not(capsys: pytest.CaptureFixture[str],
     assert [record.message for record in caplog.records] == ["broken"]
 
 
-def test_everything_talks_again_after_an_error(capsys: pytest.CaptureFixture[str], caplog: Log) -> None:
+def test_everything_talks_again_after_an_error(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
     def fails() -> None:
         with quiet():
             raise KeyError("name")
