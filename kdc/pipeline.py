@@ -102,6 +102,7 @@ class _Run:
     def _stage(self, name: str) -> Iterator[records.Stage]:
         """A line in the ledger, and the name to blame if the block fails."""
         self.record.run.failed_stage = name
+        self.record.save(self.folder / "record.json")  # a run that is killed cannot say where
         started = time.perf_counter()
         entry = records.Stage(name=name, key="", cached=False, wall_seconds=0.0)
         yield entry

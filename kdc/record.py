@@ -61,6 +61,8 @@ class Train(_Part):
     steps: int
     samples_per_second: float
     history: list[dict[str, float]] = Field(default_factory=list)
+    resumed_at: int | None = None
+    """The step at which this went on with the work of a run that was killed."""
 
 
 class Stage(_Part):

@@ -147,3 +147,16 @@ def test_nothing_heavy_is_imported() -> None:
     code = "import sys, kdc.machine; kdc.machine.environment(); print('torch' in sys.modules, 'numpy' in sys.modules)"
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert output == "False False\n"
+
+
+def test_cores_are_shared_unless_the_user_chose_and_never_while_timing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    monkeypatch.delenv("KDC_SHARES_CORES", raising=False)
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    machine.share_cores()
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+    assert "OMP_WAIT_POLICY" not in machine.unshared_environment()
+
+    monkeypatch.setattr(os, "environ", {"OMP_WAIT_POLICY": "ACTIVE"})
+    machine.share_cores()
+    assert machine.unshared_environment() == {"OMP_WAIT_POLICY": "ACTIVE"}

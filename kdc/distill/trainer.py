@@ -90,13 +90,14 @@ def train(
     with quiet():
         trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
     seconds = time.perf_counter() - started
-    done = steps - (int(resumed.name.rpartition("-")[2]) if resumed else 0)
+    resumed_at = int(resumed.name.rpartition("-")[2]) if resumed else None
     built.model.eval()
     return Train(
         epochs=settings.epochs,
         steps=steps,
-        samples_per_second=done / len(sampler) * len(encoded) / seconds,
+        samples_per_second=(steps - (resumed_at or 0)) / len(sampler) * len(encoded) / seconds,
         history=[{k: v for k, v in row.items() if isinstance(v, int | float)} for row in trainer.state.log_history],
+        resumed_at=resumed_at,
     )
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from kdc.data.examples import Examples
 from kdc.errors import KdcError
+from kdc.machine import unshared_environment
 from kdc.measure import machine_lock
 from kdc.measure.rows import spread, write_rows
 from kdc.measure.settings import BenchConfig
@@ -99,7 +100,7 @@ def worker_environment(threads: int) -> dict[str, str]:
     """This process' environment with the threads of the numeric libraries set and its import path handed on."""
     pinned = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "RAYON_NUM_THREADS")
     return {
-        **os.environ,
+        **unshared_environment(),
         **dict.fromkeys(pinned, str(threads)),
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONPATH": os.pathsep.join(str(Path(entry).resolve()) for entry in sys.path),
