@@ -1,5 +1,6 @@
 """The machine as the kernel's files describe it: those of this machine, and those of others by sample."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path

@@ -57,7 +57,9 @@ def execute(args: argparse.Namespace) -> int:
     from kdc.cli.main import report
     from kdc.cli.overrides import prepare
     from kdc.cli.sweep import Outcome, run_job, summarize, task_words
+    from kdc.machine import share_cores
 
+    share_cores()
     if args.config_dir is not None:
         check_extra(args.config_dir)
     words = prepare(args.overrides, sweep=args.multirun, extra=args.config_dir)
