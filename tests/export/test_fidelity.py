@@ -92,8 +92,17 @@ def test_a_good_export_passes_and_says_what_was_seen(built: Built, tmp_path: Pat
     assert (seen["precision"], seen["excluded"]) == ("fp32", {})
 
 
-@pytest.mark.parametrize("runtime", ["torch", "onnxruntime"])
-@pytest.mark.parametrize("fault", ["mask dropped", "segments dropped", "labels swapped", "batch mixed"])
+@pytest.mark.parametrize(
+    ("fault", "runtime"),
+    [
+        ("mask dropped", "torch"),
+        ("mask dropped", "onnxruntime"),
+        ("labels swapped", "torch"),
+        ("labels swapped", "onnxruntime"),
+        ("segments dropped", "torch"),
+        ("batch mixed", "torch"),
+    ],
+)
 def test_planted_faults_are_caught(
     built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str, runtime: str
 ) -> None:
@@ -111,7 +120,7 @@ def test_outputs_of_the_wrong_kind_are_caught(
 ) -> None:
     spoil_export(monkeypatch, faulty(fault))
     with pytest.raises(KdcError, match=r"output 'logits' is .* or not finite"):
-        exported(built, tmp_path)
+        exported(built, tmp_path, runtime="torch")
 
 
 def test_a_wrong_weight_is_caught_in_a_transformers_folder(

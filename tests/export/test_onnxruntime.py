@@ -47,7 +47,7 @@ INTEGER = ("MatMulInteger", "DynamicQuantizeMatMul")
 FLOAT = ("MatMul", "Gemm")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def bert() -> tuple[Built, Examples]:
     examples = tiny.sentences(20)
     return tiny.built_bert(examples), examples

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ def planned(built: Built, precision: str) -> PrecisionPlan:
     return PASSES[precision](name=precision).apply(built.model, PrecisionPlan())[1]
 
 
+@cache
 def case(kind: str) -> tuple[Built, Examples]:
     if kind == "bert":
         examples = tiny.sentences(40)
