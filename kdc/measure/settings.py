@@ -16,9 +16,9 @@ class BenchConfig(Component):
     batches: list[PositiveInt] = Field(default=[1, 8], min_length=1)
     lengths: list[PositiveInt] = Field(default=[32, 128], min_length=1)
     rounds: PositiveInt = 3
-    calls: PositiveInt = 50
-    seconds: float = Field(default=1.0, gt=0)
+    calls: PositiveInt = 40
+    seconds: float = Field(default=0.4, gt=0)
     """A workload ends after this long, even with fewer calls (never under 5)."""
-    rows: int = Field(default=100, ge=0)
+    rows: int = Field(default=40, ge=0)
     threads: PositiveInt | None = None
     """Threads a process may use; none: all cores."""
