@@ -1,0 +1,26 @@
+"""The cacheable steps of a run, from data to predictions."""
+
+from kdc.stages.artifacts import export_step, pass_step, predictions_step, read_outputs
+from kdc.stages.base import ARTIFACT, MODEL, SUMMARY, Data, Step, World, summary
+from kdc.stages.data import data_step, described, read_data
+from kdc.stages.models import signals_step, student_step, teacher_step
+
+__all__ = [
+    "ARTIFACT",
+    "MODEL",
+    "SUMMARY",
+    "Data",
+    "Step",
+    "World",
+    "data_step",
+    "described",
+    "export_step",
+    "pass_step",
+    "predictions_step",
+    "read_data",
+    "read_outputs",
+    "signals_step",
+    "student_step",
+    "summary",
+    "teacher_step",
+]

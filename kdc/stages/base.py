@@ -1,0 +1,120 @@
+"""What a cacheable step of a run is, and what all of them share.
+
+A step knows its key from its inputs' keys before any of it is computed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from kdc.data.examples import Splits
+from kdc.manifest import stage_key
+from kdc.screen import Screen
+from kdc.store import Published, Store
+from kdc.tasks.base import Task
+
+MODEL, ARTIFACT, SUMMARY, OUTPUTS = "model", "artifact", "stage.json", "outputs.npz"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage: its name, what its key is made of, and how its files come about."""
+
+    name: str
+    parts: Mapping[str, Any]
+    build: Callable[[Path, Path], None]
+    version: int = 1
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class World:
+    """What every step shares and none depends on: where things are kept and shown."""
+
+    store: Store
+    screen: Screen
+    plugins: Sequence[str] = ()
+
+    def run(self, step: Step) -> Published:
+        return self.store.stage(step.name, self._parts(step), step.build, version=step.version, notify=self.screen.say)
+
+    def look(self, step: Step) -> Published:
+        """The stage if the store has it, else what it will be: its key, and no files yet. Writes nothing."""
+        parts = self._parts(step)
+        if (found := self.store.peek(step.name, parts, version=step.version)) is not None:
+            return found
+        key = stage_key(step.name, step.version, parts)
+        return Published(step.name, key, Path(), cached=False, seconds=0.0, built_seconds=0.0)
+
+    def _parts(self, step: Step) -> Mapping[str, Any]:
+        """What plugins hold may have a part in any step, so a change in them makes all steps new."""
+        return {**step.parts, "plugins": plugin_hashes(self.plugins)} if self.plugins else step.parts
+
+
+@dataclass(frozen=True)
+class Data:
+    """The splits with all that models need to know of them."""
+
+    task: Task
+    splits: Splits
+    metric: str
+    max_length: int
+    image_size: int | None
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return self.splits["train"].labels
+
+    @property
+    def shape(self) -> dict[str, Any]:
+        """The part of a key that every model depends on."""
+        return {
+            "task": self.task.name,
+            "labels": list(self.labels),
+            "max_length": self.max_length,
+            "image_size": self.image_size,
+        }
+
+
+def packages(*names: str) -> dict[str, str]:
+    return {name: version(name) for name in names}
+
+
+def plugin_hashes(modules: Sequence[str]) -> dict[str, str]:
+    """Content hashes of the files of these modules; of a package, of all its sources."""
+    hashes: dict[str, str] = {}
+    for module in modules:
+        spec = find_spec(module)
+        origin = Path(spec.origin) if spec and spec.origin else None
+        if origin is None:
+            continue
+        files = sorted(origin.parent.rglob("*.py")) if origin.name == "__init__.py" else [origin]
+        hashes |= {f"{module}/{file.relative_to(origin.parent).as_posix()}": sha256(file) for file in files}
+    return hashes
+
+
+def summary(published: Published) -> dict[str, Any]:
+    """What a step noted beside its files."""
+    return json.loads((published.path / SUMMARY).read_text(encoding="utf-8"))
+
+
+def note(folder: Path, **content: Any) -> None:
+    (folder / SUMMARY).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
