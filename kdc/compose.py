@@ -67,10 +67,15 @@ def check_extra(folder: Path) -> None:
             _load_yaml(path)
 
 
+def quote(text: str) -> str:
+    """`text` as a string of Hydra's grammar; a leading `~/`, which shells leave alone after `=`, is the home folder."""
+    from hydra.core.override_parser.types import Quote, QuotedString
+
+    return QuotedString(str(Path(text).expanduser()) if text.startswith("~/") else text, Quote.single).with_quotes()
+
+
 def searchpath(folder: Path) -> str:
     """The override that makes Hydra look into `folder` too."""
-    from kdc.cli.overrides import quote
-
     return f"hydra.searchpath=[{quote(f'file://{folder.resolve()}')}]"
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdc.compose import GROUPS, LISTS, choices, top_level_keys
+from kdc.compose import GROUPS, LISTS, choices, quote, top_level_keys
 from kdc.errors import KdcError, did_you_mean
 
 if TYPE_CHECKING:
@@ -40,13 +40,6 @@ def prepare(words: Sequence[str], *, sweep: bool = False, extra: Path | None = N
     keys = {override.key_or_group for override in ready}
     implied = [choice for key, choice in IMPLIED.items() if key in keys and choice.partition("=")[0] not in keys]
     return [*implied, *(str(override.input_line) for override in ready)]
-
-
-def quote(text: str) -> str:
-    """`text` as a string of Hydra's grammar; a leading `~/`, which shells leave alone after `=`, is the home folder."""
-    from hydra.core.override_parser.types import Quote, QuotedString
-
-    return QuotedString(str(Path(text).expanduser()) if text.startswith("~/") else text, Quote.single).with_quotes()
 
 
 def _readable(word: str) -> str:

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from kdc.cli.overrides import prepare, quote
+from kdc.cli.overrides import prepare
+from kdc.compose import quote
 from kdc.errors import KdcError
 
 HOME = str(Path.home())
