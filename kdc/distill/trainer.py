@@ -121,7 +121,6 @@ def _arguments(
         eval_steps=interval,
         save_strategy="steps",
         save_steps=interval,
-        save_total_limit=2,
         load_best_model_at_end=True,
         metric_for_best_model=lesson.metric,
         greater_is_better=lesson.task.metrics[lesson.metric],
@@ -215,8 +214,14 @@ class _Watcher(TrainerCallback):
             self.score = f"validation {args.metric_for_best_model} {logs[metric]:.4f}"
 
     def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Keep this checkpoint and the best one. Trainer would delete the others before this one counts as whole."""
         self.saved_at = time.monotonic()
+        kept = {f"checkpoint-{step}" for step in (state.global_step, state.best_global_step)}
         Path(args.output_dir, f"checkpoint-{state.global_step}", COMPLETE).touch()
+        for folder in Path(args.output_dir).glob("checkpoint-*"):
+            if folder.name not in kept:
+                (folder / COMPLETE).unlink(missing_ok=True)  # first, so that half of it never passes for whole
+                shutil.rmtree(folder)
 
 
 def _newest_checkpoint(scratch: Path) -> Path | None:
