@@ -14,6 +14,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from kdc import __version__
+
 MANIFEST = "manifest.json"
 FORMAT = 1
 
@@ -22,7 +24,7 @@ def stage_key(name: str, version: int, parts: Mapping[str, Any]) -> str:
     """sha256 of the canonical JSON of all that a stage depends on; parts are JSON values and pydantic models."""
     if not re.fullmatch(r"[\w.+-]+", name):
         raise ValueError(f"stage name {name!r} is no folder name")
-    identity = canonical({"name": name, "version": version, "parts": parts}, name)
+    identity = canonical({"kdc": __version__, "name": name, "version": version, "parts": parts}, name)
     text = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -16,6 +16,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from kdc import machine, stages, walk
 from kdc import record as records
 from kdc.data.load import load_splits
@@ -79,6 +81,8 @@ class _Run:
     def recorded(self) -> Iterator[None]:
         """The record stands on disk from the first moment, and says how the run ended."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        config = yaml.safe_dump(self.record.config, sort_keys=False, allow_unicode=True)
+        (self.folder / "config.yaml").write_text(config, encoding="utf-8")
         self._save()
         try:
             yield
@@ -158,8 +162,9 @@ class _Run:
 
     def make_models(self, data: Data) -> list[Point]:
         points = walk.models(self.config, data, self.world, self._publish)
-        for point in points:
-            _link(self.folder / "models" / point.name, point.model.path / MODEL)
+        for number, point in enumerate(points):
+            if number == 0 or point.model != points[number - 1].model:
+                _link(self.folder / "models" / point.name, point.model.path / MODEL)
         return points
 
     def export_variants(self, points: Sequence[Point], data: Data) -> list[Variant]:
@@ -188,6 +193,7 @@ class _Run:
             parameters=records.Count(**seen["parameters"]),
             macs=records.MacsCount(**seen["macs"]),
             fidelity=seen["fidelity"],
+            excluded=seen["excluded"],
         )
 
     def measure_quality(self, variants: Sequence[Variant], data: Data) -> None:
@@ -250,6 +256,9 @@ def _one_line(error: BaseException) -> str:
 
 
 def _git_commit() -> str | None:
-    """The commit of the folder that the user works in, for a run's provenance."""
-    done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    """The commit of the folder that the user works in, for a run's provenance; None outside git, or without it."""
+    git = shutil.which("git")
+    if git is None:
+        return None
+    done = subprocess.run([git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     return done.stdout.strip() or None

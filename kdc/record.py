@@ -6,7 +6,6 @@ Field names are an interface: extend freely, rename never.
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -149,7 +148,8 @@ class Variant(_Part):
     parameters: Count | None = None
     macs: MacsCount | None = None
     quality: Quality | None = None
-    validation: Quality | None = None
+    excluded: dict[str, str] = Field(default_factory=dict)
+    """Modules that a precision pass left in float, and why."""
     fidelity: dict[str, Any] | None = None
     """The loaded artifact held against the torch model: argmax agreement, largest difference."""
     latency: list[Latency] = Field(default_factory=list)
@@ -177,16 +177,19 @@ class RunRecord(_Part):
         return next(v for v in self.variants if v.name == name)
 
     def save(self, path: Path) -> None:
-        """Write atomically: a reader sees the old record or the new one, never half of one."""
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(self.model_dump_json(indent=2, by_alias=True) + "\n")
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        write_atomically(path, self.model_dump_json(indent=2, by_alias=True) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> RunRecord:
         return cls.model_validate_json(path.read_text(encoding="utf-8"))
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """A reader sees the old file or the new one, never half of one."""
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        fresh.write_text(text, encoding="utf-8")
+        fresh.replace(path)
+    except BaseException:
+        fresh.unlink(missing_ok=True)
+        raise

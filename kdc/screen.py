@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,12 +18,13 @@ Advance = Callable[[int, int, str], None]
 
 
 class Screen:
-    """Lines and bars on stderr, so that stdout holds results only."""
+    """Lines and bars on stderr, so that stdout holds results only; the lines go to log.txt too."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True)
 
     def say(self, line: str, *, style: str = "") -> None:
+        logging.getLogger("kdc").info(line.strip())
         self.console.print(Text(line, style=style), soft_wrap=True)
 
     @contextmanager

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from kdc import stages
 from kdc.compress.base import Pass
-from kdc.compress.plan import PrecisionPlan
 from kdc.export.base import RUNTIMES, Runtime
 from kdc.stages import Data, Step, World
 from kdc.store import Published
@@ -27,16 +26,13 @@ Enter = Callable[[str, Callable[[], Step]], Published]
 
 @dataclass(frozen=True)
 class Point:
-    """A model at one point of the run: weights in a published stage, and the passes since that only plan precision."""
+    """A model at one point of the run: the stages that hold its weights and its precision plan."""
 
     name: str
     model: Published
-    passes: tuple[Pass, ...] = ()
+    plan: Published | None = None
+    precision: str = "fp32"
     parents: tuple[str, ...] = ()
-
-    @property
-    def precision(self) -> str:
-        return next((step.precision for step in reversed(self.passes) if step.precision), "fp32")
 
 
 @dataclass(frozen=True)
@@ -74,11 +70,9 @@ def _student(config: RunConfig, teacher: Published, data: Data, world: World, en
 
 
 def _apply(key: str, step: Pass, before: Point, data: Data, enter: Enter) -> Point:
-    name = f"{before.name}+{key}"
-    if not step.changes_weights:
-        return Point(name, before.model, (*before.passes, step), (before.name,))
-    model = enter(f"compress {key}", lambda: stages.pass_step(step, before.model, PrecisionPlan(), data))
-    return Point(name, model, before.passes, (before.name,))
+    done = enter(f"compress {key}", lambda: stages.compress_step(step, before.model, before.plan, data))
+    model = done if step.changes_weights else before.model
+    return Point(f"{before.name}+{key}", model, done, step.precision or before.precision, (before.name,))
 
 
 def cells(config: RunConfig, points: Sequence[Point]) -> tuple[list[tuple[Point, Runtime]], list[str]]:
@@ -102,13 +96,9 @@ def cells(config: RunConfig, points: Sequence[Point]) -> tuple[list[tuple[Point,
 
 def export(point: Point, runtime: Runtime, data: Data, world: World, enter: Enter) -> Variant:
     name = f"{point.name}.{runtime.name}"
-    artifact = enter(
-        f"export {name}", lambda: stages.export_step(runtime, point.model, point.passes, data, name, world)
-    )
+    artifact = enter(f"export {name}", lambda: stages.export_step(runtime, point.model, point.plan, data, world))
     return Variant(name, point, runtime, artifact)
 
 
 def predictions(variant: Variant, data: Data, enter: Enter) -> Published:
-    return enter(
-        f"predict {variant.name}", lambda: stages.predictions_step(variant.artifact, data, "test", variant.name)
-    )
+    return enter(f"predict {variant.name}", lambda: stages.predictions_step(variant.artifact, data, "test"))

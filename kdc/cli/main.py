@@ -39,7 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(list(sys.argv[1:] if argv is None else argv))
     except SystemExit as stop:  # --help, and runs that were refused between composing and starting
-        return stop.code if isinstance(stop.code, int) else 0
+        if isinstance(stop.code, str):
+            return report(KdcError(stop.code, exit_code=1))
+        return stop.code or 0
     except KeyboardInterrupt:
         print("kdc: interrupted; finished stages are kept, run the same command to go on", file=sys.stderr)
         return 130

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from kdc.record import RunRecord, Stage
+from kdc.record import RunRecord, Stage, write_atomically
 from kdc.report import table
 from kdc.report.loading import loading_snippet
 from kdc.report.verdict import verdict
@@ -14,7 +14,7 @@ HISTORY_ROWS = 12
 
 
 def write_markdown(record: RunRecord, path: Path) -> None:
-    path.write_text(markdown(record), encoding="utf-8")
+    write_atomically(path, markdown(record))
 
 
 def markdown(record: RunRecord) -> str:

@@ -1,6 +1,6 @@
 """The cacheable steps of a run, from data to predictions."""
 
-from kdc.stages.artifacts import export_step, pass_step, predictions_step, read_outputs
+from kdc.stages.artifacts import compress_step, export_step, predictions_step, read_outputs
 from kdc.stages.base import ARTIFACT, MODEL, SUMMARY, Data, Step, World, summary
 from kdc.stages.data import data_step, described, read_data
 from kdc.stages.models import signals_step, student_step, teacher_step
@@ -12,10 +12,10 @@ __all__ = [
     "Data",
     "Step",
     "World",
+    "compress_step",
     "data_step",
     "described",
     "export_step",
-    "pass_step",
     "predictions_step",
     "read_data",
     "read_outputs",

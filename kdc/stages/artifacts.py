@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,59 +10,63 @@ import numpy as np
 from kdc.compress.base import Pass
 from kdc.compress.plan import PrecisionPlan
 from kdc.export.base import Runtime
-from kdc.stages.base import ARTIFACT, MODEL, OUTPUTS, Data, Step, World, made, note, packages
+from kdc.stages.base import ARTIFACT, MODEL, OUTPUTS, PLAN, Data, Step, World, made, note, packages
 from kdc.store import Published
 
 
-def pass_step(step: Pass, before: Published, plan: PrecisionPlan, data: Data) -> Step:
-    """A pass that changes weights: the model after it, as a folder with `model/`."""
+def compress_step(step: Pass, model: Published, plan: Published | None, data: Data) -> Step:
+    """One pass: the precision plan after it as `plan.json`, and `model/` if it changes weights."""
 
     def build(folder: Path, scratch: Path) -> None:
-        from dataclasses import replace
-
         from kdc.models.build import load_model, save_model
 
-        built = load_model(before.path / MODEL, data.task)
-        model, _ = step.apply(built.model, plan)
-        save_model(replace(built, model=model), made(folder / MODEL))
-        note(folder, train=None, notes=[])
+        built = load_model(model.path / MODEL, data.task)
+        changed, planned = step.apply(built.model, read_plan(plan))
+        if step.changes_weights:
+            save_model(replace(built, model=changed), made(folder / MODEL))
+        (folder / PLAN).write_text(planned.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
-    return Step(step.name, {"pass": step, "before": before.key, "plan": plan, "data": data.shape}, build)
-
-
-def export_step(
-    runtime: Runtime, model: Published, passes: Sequence[Pass], data: Data, label: str, world: World
-) -> Step:
-    """One variant's artifact, lowered, loaded again and held against the model: a folder with `artifact/`.
-
-    `passes` are those that only plan precision; they are applied to the loaded model here.
-    """
     parts = {
-        "runtime": runtime,
+        "pass": step,
         "model": model.key,
-        "passes": [step.model_dump(mode="json") for step in passes],
+        "plan": plan.key if plan else None,
         "data": data.shape,
-        "checked_on": data.fingerprints["validation"],
-        "packages": packages(*runtime.packages),
+        "packages": packages("torch", "transformers"),
     }
+    return Step("compress", parts, build)
+
+
+def read_plan(compressed: Published | None) -> PrecisionPlan:
+    """What `compress_step` planned; everything in float before any pass."""
+    if compressed is None:
+        return PrecisionPlan()
+    return PrecisionPlan.model_validate_json((compressed.path / PLAN).read_text(encoding="utf-8"))
+
+
+def export_step(runtime: Runtime, model: Published, plan: Published | None, data: Data, world: World) -> Step:
+    """One variant's artifact, lowered, loaded again and held against the model: a folder with `artifact/`."""
 
     def build(folder: Path, scratch: Path) -> None:
         from kdc.export.verified import export_verified
         from kdc.models.build import load_model
 
         built = load_model(model.path / MODEL, data.task)
-        plan = PrecisionPlan()
-        for step in passes:
-            _, plan = step.apply(built.model, plan)
-        seen = export_verified(
-            built, plan, runtime, data.task, data.splits["validation"], made(folder / ARTIFACT), world.plugins
-        )
+        rows, target = data.splits["validation"], made(folder / ARTIFACT)
+        seen = export_verified(built, read_plan(plan), runtime, data.task, rows, target, world.plugins)
         note(folder, **seen)
 
-    return Step("export", parts, build, title=f"export {label}")
+    parts = {
+        "runtime": runtime,
+        "model": model.key,
+        "plan": plan.key if plan else None,
+        "data": data.shape,
+        "checked_on": data.fingerprints["validation"],
+        "packages": packages(*runtime.packages),
+    }
+    return Step("export", parts, build)
 
 
-def predictions_step(artifact: Published, data: Data, split: str, label: str) -> Step:
+def predictions_step(artifact: Published, data: Data, split: str) -> Step:
     """The artifact's own outputs on a split: `outputs.npz`."""
 
     def build(folder: Path, scratch: Path) -> None:
@@ -72,7 +76,7 @@ def predictions_step(artifact: Published, data: Data, split: str, label: str) ->
         np.savez(folder / OUTPUTS, allow_pickle=False, **outputs)
 
     parts = {"artifact": artifact.key, "rows": data.fingerprints[split]}
-    return Step("predictions", parts, build, title=f"predict with {label}")
+    return Step("predictions", parts, build)
 
 
 def read_outputs(predictions: Published) -> dict[str, np.ndarray]:

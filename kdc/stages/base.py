@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from kdc.data.examples import Splits
+from kdc.errors import KdcError
 from kdc.manifest import stage_key
+from kdc.measure import machine_lock
 from kdc.screen import Screen
 from kdc.store import Published, Store
 from kdc.tasks.base import Task
 
-MODEL, ARTIFACT, SUMMARY, OUTPUTS = "model", "artifact", "stage.json", "outputs.npz"
+MODEL, ARTIFACT, SUMMARY, PLAN, OUTPUTS = "model", "artifact", "stage.json", "plan.json", "outputs.npz"
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,6 @@ class Step:
     parts: Mapping[str, Any]
     build: Callable[[Path, Path], None]
     version: int = 1
-    title: str = ""
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,13 @@ class World:
     plugins: Sequence[str] = ()
 
     def run(self, step: Step) -> Published:
-        return self.store.stage(step.name, self._parts(step), step.build, version=step.version, notify=self.screen.say)
+        """Build the step unless the store has it. Building shares the machine: nothing is timed meanwhile."""
+
+        def build(folder: Path, scratch: Path) -> None:
+            with machine_lock.training(self.screen.say):
+                step.build(folder, scratch)
+
+        return self.store.stage(step.name, self._parts(step), build, version=step.version, notify=self.screen.say)
 
     def look(self, step: Step) -> Published:
         """The stage if the store has it, else what it will be: its key, and no files yet. Writes nothing."""
@@ -89,15 +96,17 @@ def packages(*names: str) -> dict[str, str]:
 
 
 def plugin_hashes(modules: Sequence[str]) -> dict[str, str]:
-    """Content hashes of the files of these modules; of a package, of all its sources."""
+    """Content hashes of the files of these modules; of a package, of all its sources, but not of what they import."""
     hashes: dict[str, str] = {}
     for module in modules:
         spec = find_spec(module)
-        origin = Path(spec.origin) if spec and spec.origin else None
-        if origin is None:
-            continue
-        files = sorted(origin.parent.rglob("*.py")) if origin.name == "__init__.py" else [origin]
-        hashes |= {f"{module}/{file.relative_to(origin.parent).as_posix()}": sha256(file) for file in files}
+        folders = [Path(folder) for folder in (spec.submodule_search_locations or [])] if spec else []
+        files = [file for folder in folders for file in sorted(folder.rglob("*.py"))]
+        if not files and spec and spec.origin:
+            files = [Path(spec.origin)]
+        if not files:
+            raise KdcError(f"plugins: '{module}' has no source file", "give a module or package of Python files")
+        hashes |= {f"{module}/{number}/{file.name}": sha256(file) for number, file in enumerate(files)}
     return hashes
 
 

@@ -12,7 +12,6 @@ import numpy as np
 from kdc.distill.settings import TrainConfig
 from kdc.distill.terms.base import Term
 from kdc.errors import KdcError
-from kdc.measure import machine_lock
 from kdc.models.spec import ModelConfig, StudentConfig, TeacherConfig
 from kdc.stages.base import MODEL, Data, Step, World, made, note, packages, sha256
 from kdc.store import Published
@@ -50,7 +49,7 @@ def teacher_step(config: TeacherConfig, data: Data, train: TrainConfig, seed: in
         save_model(built, made(folder / MODEL))
         note(folder, train=record, notes=built.notes)
 
-    return Step("teacher", parts, build, title="fine-tune the teacher" if trains else "take the teacher as it is")
+    return Step("teacher", parts, build)
 
 
 def checkpoint_identity(config: ModelConfig, role: str, task: Task) -> tuple[Any, bool]:
@@ -86,7 +85,7 @@ def signals_step(teacher: Published, data: Data, world: World) -> Step:
 
         built = load_model(teacher.path / MODEL, data.task)
         done = 0
-        with machine_lock.training(world.screen.say), world.screen.bar("teacher logits", "rows") as advance:
+        with world.screen.bar("teacher logits", "rows") as advance:
 
             def advanced(rows: int) -> None:
                 nonlocal done
@@ -95,7 +94,7 @@ def signals_step(teacher: Published, data: Data, world: World) -> Step:
 
             compute_logits(built, data.task, train, folder, advance=advanced)
 
-    return Step("signals", parts, build, title="cache the teacher's logits")
+    return Step("signals", parts, build)
 
 
 def student_step(
@@ -135,7 +134,7 @@ def student_step(
         save_model(built, made(folder / MODEL))
         note(folder, train=record, notes=built.notes)
 
-    return Step("student", parts, build, title="distill the student")
+    return Step("student", parts, build)
 
 
 def _training_parts(settings: TrainConfig, data: Data, seed: int) -> dict[str, Any]:
@@ -166,7 +165,7 @@ def _train(
     from kdc.distill.trainer import Lesson, train
 
     lesson = Lesson(data.task, data.splits["train"], data.splits["validation"], data.metric, logits)
-    with machine_lock.training(world.screen.say), world.screen.bar(f"train the {title}") as advance:
+    with world.screen.bar(f"train the {title}") as advance:
         record = train(built, lesson, terms, settings, seed=seed, scratch=scratch, progress=advance)
     return record.model_dump(mode="json")
 
