@@ -60,7 +60,7 @@ def test_the_record_is_whole(whole: RunRecord, place: Path) -> None:
     assert whole.dataset.labels == ["negative", "positive"]
     exports = [f"export {name}" for name in NAMES]
     assert [stage.name for stage in whole.stages] == [
-        "data", "teacher", "signals", "student", *exports, *(f"predict {name}" for name in NAMES), "latency",
+        "data", "teacher", "signals", "student", "compress int8", *exports, *(f"predict {name}" for name in NAMES), "latency",
     ]  # fmt: skip
     assert whole.baseline == "teacher.torch"
     assert whole.verdict
@@ -115,7 +115,7 @@ def test_every_variant_is_measured(whole: RunRecord, place: Path) -> None:
 
 def test_the_folder_holds_what_the_run_made(whole: RunRecord, place: Path) -> None:
     folder = place / "whole"
-    assert sorted(path.name for path in (folder / "models").iterdir()) == ["student", "student+int8", "teacher"]
+    assert sorted(path.name for path in (folder / "models").iterdir()) == ["student", "teacher"]
     assert (folder / "models" / "student" / "model.safetensors").is_file()
     assert {path.stem for path in (folder / "predictions").iterdir()} == set(NAMES)
     assert whole.verdict
