@@ -89,11 +89,18 @@ def _cache(folder: Path) -> dict[str, Any]:
 
 
 def _hub() -> dict[str, Any]:
-    from kdc.hub import reachable
+    from huggingface_hub import constants
+
+    from kdc.hub import unreachable
 
     spelled = {name: os.environ.get(name) or os.environ.get(name.lower()) for name in HUB_VARIABLES}
     settings = {name: _without_password(value) for name, value in spelled.items() if value}
-    return {"reachable": reachable(), "settings": settings, "token": bool(os.environ.get("HF_TOKEN"))}
+    return {
+        "reachable": unreachable() is None,
+        "offline": constants.HF_HUB_OFFLINE,
+        "settings": settings,
+        "token": bool(os.environ.get("HF_TOKEN")),
+    }
 
 
 def _without_password(value: str) -> str:
@@ -133,8 +140,8 @@ def _hints(found: dict[str, Any]) -> list[dict[str, str]]:
             (f"only {readable(found['cache']['free_bytes'])} are free for the cache", "kdc cache prune, or cache_dir=")
         )
     if not found["hub"]["reachable"]:
-        offline = "HF_HUB_OFFLINE" in found["hub"]["settings"]
-        why = "the model hub is switched off by HF_HUB_OFFLINE" if offline else "the model hub cannot be reached"
+        switched_off = "the model hub is switched off by HF_HUB_OFFLINE"
+        why = switched_off if found["hub"]["offline"] else "the model hub cannot be reached"
         hints.append((f"{why}: only models in its cache and local ones load", "teacher.path=, data_dir=, HF_ENDPOINT="))
     return [{"what": what, "remedy": remedy} for what, remedy in hints]
 

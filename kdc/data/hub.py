@@ -6,7 +6,6 @@ Without a network a copy in a local cache serves; without that the error comes a
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -18,9 +17,7 @@ from pydantic import Field
 from kdc.data.base import SOURCES, Raw, RawTable, Source
 from kdc.data.images import stack, to_array
 from kdc.errors import KdcError, did_you_mean
-
-PROBE_SECONDS = 6.0
-"""How long the hub may take to answer the first question before it counts as unreachable."""
+from kdc.hub import unreachable
 
 HIDDEN = "-1"
 """What the hub writes where labels are withheld."""
@@ -41,9 +38,9 @@ class Hub(Source):
             return Raw(self._read(str(self._folder)))
         if Path(self.path).expanduser().is_absolute() or self.path.count("/") > 1:
             raise KdcError(f"dataset.hub.path: there is no folder {self.path}", "ids of the hub look like owner/name")
-        if unreachable := _unreachable(self.path, self.revision):
+        if why := unreachable():
             unchecked = f", revision {self.revision} unchecked" if self.revision else ""
-            return Raw(self._from_cache(unreachable), [f"{self.path} is a local copy{unchecked}: {unreachable}"])
+            return Raw(self._from_cache(why), [f"{self.path} is a local copy{unchecked}: {why}"])
         return Raw(self._read(self.path))
 
     def paths(self) -> dict[str, str]:
@@ -107,35 +104,6 @@ class Hub(Source):
                 " `kdc list dataset` shows the embedded ones",
             ) from None
         return self._read(snapshot)
-
-
-def _unreachable(dataset: str, revision: str | None) -> str | None:
-    """Why the hub does not answer, None where it does.
-
-    Asked in a thread of its own: an address look-up, or eight addresses tried in turn, know no common time limit.
-    """
-    from huggingface_hub import HfApi, is_offline_mode
-    from huggingface_hub.errors import HfHubHTTPError
-
-    if is_offline_mode():
-        return "HF_HUB_OFFLINE is set"
-    api = HfApi()
-    answer: list[str | None] = []
-
-    def ask() -> None:
-        try:
-            api.dataset_info(dataset, revision=revision, timeout=PROBE_SECONDS)
-        except HfHubHTTPError:
-            answer.append(None)  # It answers; what it says, loading will say better.
-        except Exception as error:
-            answer.append(f"{api.endpoint} cannot be reached ({error})")
-        else:
-            answer.append(None)
-
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(PROBE_SECONDS)
-    return answer[0] if answer else f"{api.endpoint} did not answer in {PROBE_SECONDS:.0f} s"
 
 
 @contextmanager

@@ -67,7 +67,8 @@ def test_json(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert found["cache"]["stages"] == 1
     assert found["cpu"]["cores"] >= 1
     assert {runtime["name"] for runtime in found["runtimes"]} >= {"torch", "onnxruntime"}
-    assert found["hub"] == {"reachable": False, "settings": found["hub"]["settings"], "token": False}
+    settings = found["hub"]["settings"]
+    assert found["hub"] == {"reachable": False, "offline": True, "settings": settings, "token": False}
     assert found["hub"]["settings"]["HF_HUB_OFFLINE"] == "1"
 
 
