@@ -19,7 +19,7 @@ import numpy as np
 
 from kdc.data.examples import Examples
 from kdc.measure.settings import BenchConfig
-from kdc.models.spec import ModelConfig, StudentConfig
+from kdc.models.spec import ModelConfig, StudentConfig, TeacherConfig
 from kdc.stages import Data, Step
 from kdc.store import Published
 
@@ -178,7 +178,7 @@ def _settings(config: ModelConfig, data: Data, teacher: Shape | None) -> Any:
         folder, _ = model_folder(config.path, config.revision, f"{role}.path")
         return AutoConfig.from_pretrained(folder, num_labels=len(data.labels))
     if config.architecture is not None:
-        keys = {"num_labels": len(data.labels), **_sizes(config, data), **config.architecture}
+        keys = {"num_labels": len(data.labels), **_sizes(config, data, teacher), **config.architecture}
         return AutoConfig.for_model(keys.pop("model_type"), **keys)
     assert isinstance(config, StudentConfig)
     assert teacher is not None
@@ -187,9 +187,13 @@ def _settings(config: ModelConfig, data: Data, teacher: Shape | None) -> Any:
     return settings
 
 
-def _sizes(config: ModelConfig, data: Data) -> dict[str, int]:
-    if data.task.modality == "text":
+def _sizes(config: ModelConfig, data: Data, teacher: Shape | None) -> dict[str, int]:
+    """What a model from scratch takes from the data; a student's tokenizer is its teacher's."""
+    if isinstance(config, TeacherConfig) and data.task.modality == "text":
         return {"vocab_size": config.vocab_size}
+    if data.task.modality == "text":
+        assert teacher is not None
+        return {"vocab_size": teacher.settings.vocab_size}
     side, _, channels = np.asarray(data.splits["train"]["image"][0]).shape
     return {"image_size": data.image_size or side, "num_channels": channels}
 

@@ -13,7 +13,7 @@ from kdc.data.examples import Examples
 from kdc.errors import KdcError, did_you_mean
 from kdc.hub import model_folder
 from kdc.models.layers import copy_layers, layer_map, layer_stack
-from kdc.models.spec import ModelConfig, StudentConfig
+from kdc.models.spec import ModelConfig, StudentConfig, TeacherConfig
 from kdc.quiet import quiet
 from kdc.tasks.base import Encoder, Task
 from kdc.tasks.text import TextEncoder
@@ -66,7 +66,7 @@ def build_model(config: ModelConfig, role: str, needs: Needs, *, teacher: Built 
 def load_model(folder: Path, task: Task) -> Built:
     """What `save_model` wrote."""
     with quiet():
-        model = task.model_class().from_pretrained(folder, dtype="auto").eval()
+        model = task.model_class().from_pretrained(folder, dtype="auto", use_safetensors=True).eval()
     return Built(model, task.encoder.load(folder), new_head=False)
 
 
@@ -83,11 +83,14 @@ def _from_checkpoint(config: ModelConfig, role: str, needs: Needs) -> Built:
     folder, _ = model_folder(str(config.path), config.revision, f"{role}.path")
     needs.task.model_class()  # teaches transformers the plain nets
     try:
-        settings = AutoConfig.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
+        settings = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (ValueError, OSError) as error:
-        raise KdcError(f"{role}.path: cannot read the model in {folder} ({_one_line(error)})") from error
+        raise KdcError(
+            f"{role}.path: cannot read the model in {folder} ({_one_line(error)})",
+            "kdc reads models that transformers knows; it runs no code that a checkpoint brings",
+        ) from error
     head = checkpoint_labels(folder, needs.task)
-    order = match_labels(head, needs.labels, config.label_map, role) if head and not _retrain(config) else None
+    order = _head_order(head, needs.labels, config, role)
     try:
         with quiet():
             model, info = needs.task.model_class().from_pretrained(
@@ -96,19 +99,44 @@ def _from_checkpoint(config: ModelConfig, role: str, needs: Needs) -> Built:
                 num_labels=len(needs.labels),
                 ignore_mismatched_sizes=order is None,
                 output_loading_info=True,
-                trust_remote_code=config.trust_remote_code,
+                use_safetensors=True,
+                trust_remote_code=False,
             )
     except (ValueError, OSError, RuntimeError, SafetensorError) as error:
         raise KdcError(f"{role}.path: cannot load the model in {folder} ({_one_line(error)})") from error
+    unread = {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}
+    if missing := sorted(name for name in unread if _in_body(model, name, len(needs.labels))):
+        raise KdcError(
+            f"{role}.path: {folder} lacks {len(missing)} of the model's weights, among them {missing[0]}",
+            "get the whole checkpoint",
+        )
     if order is not None:
         _reorder_head(model, order)
+    elif head:
+        _renew_head(model, len(needs.labels))
     _set_labels(model.config, needs.labels)
-    new_head = bool(info["missing_keys"] or info["mismatched_keys"])
+    new_head = order is None or bool(unread)
     return Built(model, _checkpoint_encoder(folder, role, model, settings, needs), new_head)
 
 
-def _retrain(config: ModelConfig) -> bool:
-    return getattr(config, "train", None) == "always"
+def _head_order(head: Sequence[str], labels: Sequence[str], config: ModelConfig, role: str) -> list[int] | None:
+    """For each of the data's labels, its row in the checkpoint's head; None where a new head takes its place."""
+    if not head:
+        return None
+    try:
+        return match_labels(head, labels, config.label_map, role)
+    except KdcError:
+        if isinstance(config, TeacherConfig) and config.train == "always":
+            return None
+        raise
+
+
+def _in_body(model: Any, name: str, labels: int) -> bool:
+    """Whether a weight belongs to what a checkpoint without a head has as well: poolers often come with the head."""
+    prefix = model.base_model_prefix
+    if prefix and hasattr(model, prefix):
+        return name.startswith(f"{prefix}.") and "pooler" not in name.split(".")
+    return not name.startswith(f"{_last_layer(model, labels)[0]}.")
 
 
 def checkpoint_labels(folder: Path, task: Task) -> list[str]:
@@ -156,10 +184,27 @@ def _reorder_head(model: nn.Module, order: Sequence[int]) -> None:
 
     if list(order) == list(range(len(order))):
         return
-    last = [m for m in model.modules() if getattr(m, "out_features", None) == len(order)][-1]
+    _, last = _last_layer(model, len(order))
     with torch.no_grad():
         for parameter in last.parameters():
             parameter.copy_(parameter[torch.tensor(order)])
+
+
+def _renew_head(model: Any, labels: int) -> None:
+    """Draw the last layer anew: its rows stood for other labels."""
+    from torch import nn
+
+    _, last = _last_layer(model, labels)
+    for parameter in last.parameters():
+        if parameter.ndim > 1:
+            nn.init.normal_(parameter, std=getattr(model.config, "initializer_range", 0.02))
+        else:
+            nn.init.zeros_(parameter)
+
+
+def _last_layer(model: nn.Module, labels: int) -> tuple[str, nn.Module]:
+    """The layer with a row for each label, and its name."""
+    return [(n, m) for n, m in model.named_modules() if getattr(m, "out_features", None) == labels][-1]
 
 
 def _set_labels(config: Any, labels: Sequence[str]) -> None:
@@ -180,7 +225,7 @@ def _checkpoint_encoder(folder: Path, role: str, model: Any, settings: Any, need
 
     try:
         with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(folder)
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # tokenizers raises no narrower class
         raise KdcError(f"{role}.path: cannot load a tokenizer from {folder} ({_one_line(error)})") from error
     limit = min(needs.max_length, _positions(settings, needs), tokenizer.model_max_length)
@@ -224,6 +269,7 @@ def _from_scratch(config: ModelConfig, role: str, needs: Needs, encoder: Encoder
         from kdc.tasks.text import text_encoder, train_wordpiece
 
         if encoder is None:
+            assert isinstance(config, TeacherConfig)
             texts = [text for name in ("text", "text_pair") if name in needs.train for text in needs.train[name]]
             tokenizer = train_wordpiece(texts, config.vocab_size)
             encoder = text_encoder(tokenizer, max_length=needs.max_length, inputs=TEXT_INPUTS)

@@ -11,15 +11,13 @@ class ModelConfig(Component):
     """A model from a hub id or local folder (`path`), or randomly initialized from a config (`architecture`).
 
     `architecture` is a transformers config by its `model_type` plus that config's own keys, or one of kdc's plain nets
-    (`kdc-mlp`, `kdc-cnn`). A text model from scratch gets a WordPiece tokenizer trained on the training split.
+    (`kdc-mlp`, `kdc-cnn`).
     """
 
     name: str
     path: str | None = None
     revision: str | None = None
-    trust_remote_code: bool = False
     architecture: dict[str, Any] | None = None
-    vocab_size: PositiveInt = 8000
     label_map: dict[str, str] = Field(default_factory=dict)
     """The checkpoint's label name -> the data's label name, for checkpoints that call theirs otherwise."""
 
@@ -31,9 +29,11 @@ class ModelConfig(Component):
 class TeacherConfig(ModelConfig):
     """The model to learn from. `train: auto` fine-tunes it when its head is new and uses it as it is otherwise.
 
+    A text model from scratch gets a WordPiece tokenizer of `vocab_size` pieces, trained on the training split.
     `epochs`, `batch_size` and `learning_rate` replace those of the `train` group while the teacher trains.
     """
 
+    vocab_size: PositiveInt = 8000
     train: Literal["auto", "always", "never"] = "auto"
     epochs: PositiveFloat | None = None
     batch_size: PositiveInt | None = None

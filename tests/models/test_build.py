@@ -174,6 +174,86 @@ def test_a_head_with_another_number_of_labels_is_refused_or_replaced(tmp_path: P
     assert logits(loaded, ROWS).shape == (40, 2)
 
 
+def test_a_teacher_that_trains_always_keeps_a_head_for_its_labels_in_the_datas_order(tmp_path: Path) -> None:
+    built = saved(tmp_path, labels=("positive", "negative"))
+    loaded = build_model(teacher(path=str(tmp_path), train="always"), "teacher", needs(max_length=32))
+    assert not loaded.new_head
+    np.testing.assert_allclose(logits(loaded, ROWS), logits(built, ROWS)[:, ::-1], rtol=0, atol=1e-6)
+
+
+def test_a_teacher_that_trains_always_gets_a_new_head_for_other_labels(tmp_path: Path) -> None:
+    built = saved(tmp_path, labels=("fish", "bird"))
+    loaded = build_model(teacher(path=str(tmp_path), train="always"), "teacher", needs())
+    assert loaded.new_head
+    old, new = built.model.classifier, loaded.model.classifier
+    assert old.weight.shape == new.weight.shape
+    assert not (old.weight == new.weight).any()
+    assert not new.bias.any()
+    assert torch.equal(loaded.model.bert.pooler.dense.weight, built.model.bert.pooler.dense.weight)
+
+
+@pytest.mark.parametrize(
+    ("lost", "says"),
+    [
+        (["classifier.weight", "classifier.bias"], None),
+        (["bert.pooler.dense.weight", "bert.pooler.dense.bias"], None),
+        (
+            ["bert.encoder.layer.1.output.dense.weight"],
+            r"lacks 1 .* among them bert\.encoder\.layer\.1\.output\.dense\.weight",
+        ),
+    ],
+    ids=["head", "pooler", "body"],
+)
+def test_weights_that_a_checkpoint_lacks(tmp_path: Path, lost: list[str], says: str | None) -> None:
+    from safetensors.torch import load_file, save_file
+
+    saved(tmp_path)
+    weights = {name: w for name, w in load_file(tmp_path / "model.safetensors").items() if name not in lost}
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    if says is None:
+        assert build_model(teacher(path=str(tmp_path)), "teacher", needs()).new_head
+    else:
+        with pytest.raises(KdcError, match=says):
+            build_model(teacher(path=str(tmp_path)), "teacher", needs())
+
+
+def test_a_body_of_other_sizes_is_refused_where_the_head_may_be_new(tmp_path: Path) -> None:
+    built = saved(tmp_path)
+    built.model.bert.save_pretrained(tmp_path)
+    settings = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    (tmp_path / "config.json").write_text(json.dumps(settings | {"vocab_size": 7}), encoding="utf-8")
+    with pytest.raises(KdcError, match=r"among them bert\.embeddings\.word_embeddings\.weight"):
+        build_model(teacher(path=str(tmp_path)), "teacher", needs())
+
+
+def test_a_plain_net_without_its_last_layer_has_a_new_head(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    rows = tiny.pictures(12)
+    save_model(tiny.built_net(rows, "mlp"), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    named = {"id2label": {str(i): name for i, name in enumerate(rows.labels)}}
+    (tmp_path / "config.json").write_text(json.dumps(config | named), encoding="utf-8")
+    weights = load_file(tmp_path / "model.safetensors")
+    for lost, body in (("layers.7", False), ("layers.1", True)):
+        kept = {name: weight for name, weight in weights.items() if not name.startswith(lost)}
+        save_file(kept, tmp_path / "model.safetensors", metadata={"format": "pt"})
+        if body:
+            with pytest.raises(KdcError, match=r"among them layers\.1\.bias"):
+                build_model(teacher(path=str(tmp_path)), "teacher", needs(rows))
+        else:
+            assert build_model(teacher(path=str(tmp_path)), "teacher", needs(rows)).new_head
+
+
+def test_a_checkpoint_that_brings_code_is_one_line_and_asks_nothing(tmp_path: Path) -> None:
+    saved(tmp_path)
+    settings = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    brought = {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Config"}}
+    (tmp_path / "config.json").write_text(json.dumps(settings | brought), encoding="utf-8")
+    with pytest.raises(KdcError, match="runs no code that a checkpoint brings"):
+        build_model(teacher(path=str(tmp_path)), "teacher", needs())
+
+
 def test_match_labels_ignores_case_and_refuses_a_map_that_names_one_label_twice() -> None:
     assert match_labels(["B", "a"], ["A", "b"], {}, "teacher") == [1, 0]
     with pytest.raises(KdcError, match="label_map"):
@@ -205,7 +285,7 @@ def test_saved_models_load_alike(tmp_path: Path) -> None:
     built = saved(tmp_path)
     loaded = load_model(tmp_path, tiny.task())
     np.testing.assert_array_equal(logits(loaded, ROWS), logits(built, ROWS))
-    assert loaded.encoder.fingerprint == built.encoder.fingerprint
+    assert loaded.encoder.encode(ROWS) == built.encoder.encode(ROWS)
     assert not loaded.model.training
 
 
