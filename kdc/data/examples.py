@@ -44,11 +44,15 @@ class Examples:
             picked[name] = column[indices] if isinstance(column, np.ndarray) else [column[int(i)] for i in indices]
         return Examples(picked, self.labels)
 
+    @property
+    def inputs(self) -> list[str]:
+        """The columns that a model reads."""
+        return [name for name in ("text", "text_pair", "image") if name in self.columns]
+
     @cached_property
     def ids(self) -> list[str]:
         """A content hash a row over what a model reads (text, pair, image), the label left out: 32 hex digits."""
-        names = [name for name in ("text", "text_pair", "image") if name in self.columns]
-        return [_hash_row([self.columns[name][i] for name in names]) for i in range(len(self))]
+        return [_hash_row([self.columns[name][i] for name in self.inputs]) for i in range(len(self))]
 
     @cached_property
     def fingerprint(self) -> str:
