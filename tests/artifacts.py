@@ -54,7 +54,7 @@ def _write(
             plan=PrecisionPlan(),
             graphs=task.graphs(model, encoder, examples.select(range(4))),
             encoder=encoder,
-            labels=examples.labels,
+            examples=examples,
             model_config=model.config,
         )
     return folders

@@ -234,7 +234,7 @@ def artifact(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     graphs = tiny.task().graphs(built.model, built.encoder, rows.select(range(3)))
     write_artifact(
         folder, task=tiny.task(), runtime=RUNTIMES["torch"](name="torch"), plan=PrecisionPlan(), graphs=graphs,
-        encoder=built.encoder, labels=rows.labels, model_config=built.model.config,
+        encoder=built.encoder, examples=rows, model_config=built.model.config,
     )  # fmt: skip
     return folder
 
@@ -256,7 +256,7 @@ def test_bench_settings_change_what_is_timed(key: str, artifact: Path, monkeypat
         return observe(jobs)
 
     monkeypatch.setattr(latency, "_run_worker", worker)
-    monkeypatch.setattr(latency, "available_cores", lambda: 7)
+    monkeypatch.setattr("kdc.machine.threads", lambda: 7)
     value, expected, observe = BENCH[key]
     assert observed() != expected
     assert observed(**{key: value}) == expected
@@ -264,8 +264,8 @@ def test_bench_settings_change_what_is_timed(key: str, artifact: Path, monkeypat
 
 def test_nothing_was_forgotten() -> None:
     """A field that joins a model of the configuration must join this file or the test that shows its effect."""
-    models = {"name", "path", "revision", "trust_remote_code", "architecture", "vocab_size", "label_map"}
-    assert set(TeacherConfig.model_fields) == models | {"train", "epochs", "batch_size", "learning_rate"}
+    models = {"name", "path", "revision", "architecture", "label_map"}
+    assert set(TeacherConfig.model_fields) == models | {"vocab_size", "train", "epochs", "batch_size", "learning_rate"}
     assert set(StudentConfig.model_fields) == models | {"layers", "pick"}
     assert {name: set(term.model_fields) for name, term in TERMS.items()} == {
         "kl": {"name", "weight", "temperature"},

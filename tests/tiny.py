@@ -113,7 +113,7 @@ def artifact(
         plan=plan or PrecisionPlan(),
         graphs=task.graphs(built.model.eval(), built.encoder, examples.select(range(traced))),
         encoder=built.encoder,
-        labels=examples.labels,
+        examples=examples,
         model_config=built.model.config,
     )
     return Artifact.open(folder)

@@ -30,6 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="a text or an image file; - reads lines from stdin")
     parser.add_argument("--pair", action="append", metavar="TEXT", help="second text of an INPUT, in their order")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.add_argument("--plugin", action="append", default=[], metavar="MODULE", help="a module that it needs")
     parser.add_argument("--threads", type=int, metavar="N", help="threads to use (all cores)")
     parser.epilog = EPILOG
 
@@ -39,11 +40,11 @@ def execute(args: argparse.Namespace) -> int:
 
     if args.threads is not None and args.threads < 1:
         raise KdcError(f"--threads: must be at least 1 (got {args.threads})")
-    artifact = Artifact.open(args.artifact)
+    artifact = Artifact.open(args.artifact, args.plugin)
     inputs = [line for word in args.inputs for line in (_stdin() if word == "-" else [word])]
     if not inputs:
         raise KdcError("stdin held no lines", "give one input a line")
-    examples = read_inputs(inputs, args.pair, modality=artifact.task.modality)
+    examples = read_inputs(inputs, args.pair, columns=artifact.inputs)
     outputs = artifact.session(threads=args.threads).predict(examples)
     answers = artifact.task.answers(outputs, artifact.labels)
     scores = confidences(outputs["logits"]) if "logits" in outputs else [None] * len(answers)
@@ -51,13 +52,17 @@ def execute(args: argparse.Namespace) -> int:
     return 0
 
 
-def read_inputs(inputs: Sequence[str], pairs: Sequence[str] | None, *, modality: str) -> Examples:
-    """What a task of that modality reads: texts as they are, pictures from their files."""
+def read_inputs(inputs: Sequence[str], pairs: Sequence[str] | None, *, columns: Sequence[str]) -> Examples:
+    """The `columns` that an artifact reads: texts as they are, pictures from their files."""
     from kdc.data.examples import Examples
 
-    if modality == "image":
-        if pairs:
-            raise KdcError("--pair: this artifact reads images", "leave it out")
+    if pairs is not None and "text_pair" not in columns:
+        raise KdcError(
+            f"--pair: this artifact reads {'images' if 'image' in columns else 'single texts'}", "leave it out"
+        )
+    if pairs is None and "text_pair" in columns:
+        raise KdcError("this artifact reads pairs of texts", "give the second text of every INPUT with --pair")
+    if "image" in columns:
         return Examples({"image": [_picture(Path(name)) for name in inputs]})
     for number, text in enumerate(inputs, 1):
         if not text.strip():

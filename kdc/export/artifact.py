@@ -6,6 +6,8 @@ Opening one imports no torch unless its runtime is torch, so that a measuring or
 from __future__ import annotations
 
 import json
+import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from kdc.compress.plan import PrecisionPlan
 from kdc.data.examples import Examples
@@ -25,14 +27,17 @@ from kdc.tasks.base import TASKS, Encoder, Task
 from kdc.tasks.inference import predict_rows
 
 MANIFEST = "kdc.json"
-FORMAT = 1
+FORMAT = 2
 
 
 def write_artifact(
     folder: Path, *, task: Task, runtime: Runtime, plan: PrecisionPlan, graphs: Sequence[Graph], encoder: Encoder,
-    labels: Sequence[str], model_config: Any, plugins: Sequence[str] = (),
+    examples: Examples, model_config: Any, plugins: Sequence[str] = (),
 ) -> None:  # fmt: skip
-    """Lower the graphs into `folder` (which exists) and add all that serving needs beside them."""
+    """Lower the graphs into `folder` (which exists) and add all that serving needs beside them.
+
+    `examples` are rows as the model was trained on: their labels and the columns to read are noted.
+    """
     runtime.lower(graphs, plan, folder)
     encoder.save(folder)
     if not (folder / "config.json").exists():
@@ -43,7 +48,8 @@ def write_artifact(
         "task": task.name,
         "runtime": runtime.model_dump(mode="json"),
         "precision": plan.precision,
-        "labels": list(labels),
+        "inputs": examples.inputs,
+        "labels": list(examples.labels),
         "plugins": list(plugins),
         "signatures": [_SIGNATURE.dump_python(graph.signature, mode="json") for graph in graphs],
     }
@@ -51,6 +57,8 @@ def write_artifact(
 
 
 _SIGNATURE = TypeAdapter(Signature)
+_NAME = re.compile(r"[\w.-]+")
+"""Names of signatures become names of files."""
 
 
 @dataclass(frozen=True)
@@ -61,24 +69,42 @@ class Artifact:
     task: Task
     runtime: Runtime
     precision: str
+    inputs: tuple[str, ...]
+    """The columns of examples that it reads: `text`, `text_pair`, `image`."""
     labels: tuple[str, ...]
     signatures: tuple[Signature, ...]
 
     @classmethod
-    def open(cls, folder: Path) -> Artifact:
+    def open(cls, folder: Path, plugins: Sequence[str] = ()) -> Artifact:
+        """Read the manifest. A file must not choose what is imported: the modules it needs must be among `plugins`.
+
+        Those that this process has imported already count as named.
+        """
         path = folder / MANIFEST
         if not path.is_file():
             raise KdcError(f"{folder} is no kdc artifact: it has no {MANIFEST}", "give a folder under artifacts/")
         try:
             manifest = json.loads(path.read_text(encoding="utf-8"))
             if manifest["format"] != FORMAT:
-                raise KdcError(f"{path}: format {manifest['format']} is not this kdc's ({FORMAT})", "update kdc")
-            load_plugins(manifest["plugins"])
+                raise KdcError(f"{path}: format {manifest['format']} is not this kdc's ({FORMAT})", "export it again")
+            load_plugins(plugins)
+            if unnamed := [name for name in manifest["plugins"] if name not in plugins and name not in sys.modules]:
+                raise KdcError(f"{folder} needs the plugin {unnamed[0]}", f"name it: --plugin {unnamed[0]}")
             runtime = RUNTIMES[manifest["runtime"]["name"]].model_validate(manifest["runtime"])
             signatures = tuple(_SIGNATURE.validate_python(s) for s in manifest["signatures"])
-            task = TASKS[manifest["task"]]()
-            return cls(folder, task, runtime, manifest["precision"], tuple(manifest["labels"]), signatures)
-        except (json.JSONDecodeError, KeyError, TypeError, ValidationError) as error:
+            for name in (n for s in signatures for n in (s.name, *(port.name for port in (*s.inputs, *s.outputs)))):
+                if not _NAME.fullmatch(name):
+                    raise ValueError(f"{name!r} is no name for a graph or its inputs and outputs")
+            return cls(
+                folder,
+                TASKS[manifest["task"]](),
+                runtime,
+                manifest["precision"],
+                tuple(manifest["inputs"]),
+                tuple(manifest["labels"]),
+                signatures,
+            )
+        except (KeyError, TypeError, ValueError) as error:
             raise KdcError(f"{path} is damaged ({type(error).__name__}: {error})", "export it again") from error
 
     def session(self, *, threads: int | None = None) -> Session:

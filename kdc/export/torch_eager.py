@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from kdc.compress.plan import PrecisionPlan
+from kdc.errors import KdcError
 from kdc.export.base import RUNTIMES, Arrays, Callables, Graph, Macs, Runtime, Signature
 
 if TYPE_CHECKING:
@@ -77,10 +78,13 @@ def _load_modules(folder: Path, signatures: Sequence[Signature]) -> list[tuple[S
     from kdc.export.modules import SelectOutputs
 
     if (folder / f"{signatures[0].name}.pt2").exists():
-        # .pt2 holds code: Artifact.open has checked that kdc wrote this folder, and weights load without pickle
+        # A .pt2 is a program and may hold pickled objects; nothing proves who wrote it. Load those of people you trust.
         return [(s, torch.export.load(folder / f"{s.name}.pt2").module()) for s in signatures]
     import transformers
 
     architecture = json.loads((folder / "config.json").read_text(encoding="utf-8"))["architectures"][0]
-    model = getattr(transformers, architecture).from_pretrained(folder, dtype="auto").eval()
+    found = getattr(transformers, architecture, None)
+    if not (isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)):
+        raise KdcError(f"{folder / 'config.json'}: transformers has no model '{architecture}'", "export it again")
+    model = found.from_pretrained(folder, dtype="auto", use_safetensors=True).eval()
     return [(signature, SelectOutputs(model, signature)) for signature in signatures]

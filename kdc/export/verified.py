@@ -42,10 +42,10 @@ def export_verified(
     longest = np.resize(np.argsort(lengths, kind="stable")[-TRACED_ROWS:], TRACED_ROWS)
     graphs = task.graphs(model, encoder, rows.select(longest))
     write_artifact(
-        folder, task=task, runtime=runtime, plan=plan, graphs=graphs, encoder=encoder, labels=rows.labels,
+        folder, task=task, runtime=runtime, plan=plan, graphs=graphs, encoder=encoder, examples=rows,
         model_config=model.config, plugins=plugins,
     )  # fmt: skip
-    artifact = Artifact.open(folder)
+    artifact = Artifact.open(folder, plugins)
     session = artifact.session()
     fidelity = check_fidelity(session, graph_callables(graphs), rows, precision=plan.precision)
     feeds = {graph.signature.name: graph.sample for graph in graphs}

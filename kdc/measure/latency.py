@@ -17,9 +17,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from kdc import machine
 from kdc.data.examples import Examples
 from kdc.errors import KdcError
-from kdc.machine import unshared_environment
 from kdc.measure import machine_lock
 from kdc.measure.rows import spread, write_rows
 from kdc.measure.settings import BenchConfig
@@ -48,6 +48,7 @@ def time_variants(
     *,
     rows: Examples,
     baselines: Sequence[str],
+    plugins: Sequence[str] = (),
     progress: Progress = lambda done, total, now: None,
     notify: Callable[[str], None] = print,
     worker_seconds: float = 900.0,
@@ -57,8 +58,8 @@ def time_variants(
     Each variant is held against every one of `baselines` (names among `artifacts`). A worker that dies or takes longer
     than `worker_seconds` is a KdcError.
     """
-    threads = bench.threads or available_cores()
-    grids = {name: _grid(folder, bench) for name, folder in artifacts.items()}
+    threads = bench.threads or machine.threads()
+    grids = {name: _grid(folder, bench, threads, plugins) for name, folder in artifacts.items()}
     timed_rows = spread(rows, bench.rows)
     schedule = [name for order in rotations(list(artifacts), bench.rounds) for name in order]
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in artifacts}
@@ -70,6 +71,7 @@ def time_variants(
             progress(done, len(schedule), name)
             job = {
                 "artifact": str(artifacts[name]),
+                "plugins": list(plugins),
                 "threads": threads,
                 "workloads": grids[name][0],
                 "calls": bench.calls,
@@ -78,7 +80,8 @@ def time_variants(
             }
             results[name].append(_run_worker(job, name, worker_seconds))
 
-    end_to_end = [{"rows": len(timed_rows), "batch": 1, "end_to_end": True}] if len(timed_rows) else []
+    answers = {"rows": len(timed_rows), "batch": 1, "end_to_end": True, "threads": threads}
+    end_to_end = [answers] if len(timed_rows) else []
     timings = {
         name: _summary(results[name], [*grid, *end_to_end], notes, name=name) for name, (grid, notes) in grids.items()
     }
@@ -92,33 +95,30 @@ def rotations(names: Sequence[str], rounds: int) -> list[list[str]]:
     return [[*names[r % len(names) :], *names[: r % len(names)]] for r in range(rounds)]
 
 
-def available_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def worker_environment(threads: int) -> dict[str, str]:
     """This process' environment with the threads of the numeric libraries set and its import path handed on."""
     pinned = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "RAYON_NUM_THREADS")
     return {
-        **unshared_environment(),
+        **machine.unshared_environment(),
         **dict.fromkeys(pinned, str(threads)),
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONPATH": os.pathsep.join(str(Path(entry).resolve()) for entry in sys.path),
     }
 
 
-def _grid(folder: Path, bench: BenchConfig) -> tuple[list[Workload], list[str]]:
+def _grid(folder: Path, bench: BenchConfig, threads: int, plugins: Sequence[str]) -> tuple[list[Workload], list[str]]:
     """The batch x length workloads that this artifact can run, and notes on those it cannot."""
     from kdc.export.artifact import Artifact
 
-    signatures = Artifact.open(folder).signatures
+    signatures = Artifact.open(folder, plugins).signatures
     if not any("length" in port.axes for signature in signatures for port in signature.inputs):
-        return [{"batch": batch} for batch in bench.batches], []
+        return [{"batch": batch, "threads": threads} for batch in bench.batches], []
     limit = min((s.limits["length"] for s in signatures if "length" in s.limits), default=max(bench.lengths))
     skipped = [str(length) for length in bench.lengths if length > limit]
     notes = [f"not timed at length {', '.join(skipped)}: the model takes at most {limit}"] if skipped else []
     lengths = [length for length in bench.lengths if length <= limit]
-    return [{"batch": batch, "length": length} for batch in bench.batches for length in lengths], notes
+    grid = [{"batch": batch, "length": length} for batch in bench.batches for length in lengths]
+    return [{**workload, "threads": threads} for workload in grid], notes
 
 
 def _run_worker(job: Mapping[str, Any], name: str, seconds: float) -> dict[str, Any]:

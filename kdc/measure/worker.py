@@ -28,7 +28,7 @@ FEWEST_CALLS = 5
 def run_job(job: dict[str, Any]) -> dict[str, Any]:
     """Load `job["artifact"]`, time its `workloads` and its `rows` end to end.
 
-    A job holds: artifact, threads, workloads `[{batch, length?}]`, calls, seconds, rows (.npz or null).
+    A job holds: artifact, plugins, threads, workloads `[{batch, length?}]`, calls, seconds, rows (.npz or null).
     Returns load_seconds, first_call_ms, idle/loaded/peak_rss_bytes and a list `timed`, in the order of the workloads
     and then the rows: `{samples (milliseconds), steady}`.
     """
@@ -38,7 +38,7 @@ def run_job(job: dict[str, Any]) -> dict[str, Any]:
     started = time.perf_counter()
     from kdc.export.artifact import Artifact
 
-    session = Artifact.open(Path(job["artifact"])).session(threads=job["threads"])
+    session = Artifact.open(Path(job["artifact"]), job["plugins"]).session(threads=job["threads"])
     load_seconds = time.perf_counter() - started
     loaded, _ = _resident_bytes()
 

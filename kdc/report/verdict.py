@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from kdc.record import RunRecord, Variant, Versus
 from kdc.report import table
 
@@ -61,7 +64,7 @@ def _speed(record: RunRecord, final: Variant) -> str:
     latency = table.latency_at(final, wanted)
     if latency is None or wanted is None:
         return ""
-    at = f"at {table.workload(wanted)}{_threads(record)}"
+    at = f"at {table.workload(wanted)}{_threads(wanted)}"
     reference, fair = table.baseline(record), fair_baseline(record, final)
     clauses = [
         _pace(against, other)
@@ -97,9 +100,8 @@ def _size(record: RunRecord, final: Variant) -> str:
     return f"is {table.times(ratio)} smaller" if ratio > 1 else f"is {table.times(1 / ratio)} larger"
 
 
-def _threads(record: RunRecord) -> str:
-    chosen = (record.config.get("bench") or {}).get("threads")
-    count = chosen or (record.environment.threads if record.environment else None)
+def _threads(workload: Mapping[str, Any]) -> str:
+    count = workload.get("threads")
     return f" on {count} thread{'s' if count != 1 else ''}" if count else ""
 
 

@@ -20,9 +20,6 @@ Capture = pytest.CaptureFixture[str]
 class FakeTask:
     """Answers with the parity of what it reads: characters of a text, first pixel of a picture."""
 
-    def __init__(self, modality: str) -> None:
-        self.modality = modality
-
     def answers(self, outputs: dict[str, np.ndarray], labels: tuple[str, ...]) -> list[Any]:
         return [labels[i] for i in outputs["logits"].argmax(axis=-1)]
 
@@ -36,12 +33,14 @@ def seen(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> lis
         rows = examples["text"] if "text" in examples else [range(int(image.flat[0])) for image in examples["image"]]
         return {"logits": np.array([[0.0, np.log(3.0)] if len(row) % 2 else [np.log(3.0), 0.0] for row in rows])}
 
+    kind = getattr(request, "param", "text")
     artifact = SimpleNamespace(
-        task=FakeTask(getattr(request, "param", "text")),
+        task=FakeTask(),
+        inputs={"image": ("image",), "pair": ("text", "text_pair")}.get(kind, ("text",)),
         labels=("even", "odd"),
         session=lambda threads=None: SimpleNamespace(predict=predict),
     )
-    monkeypatch.setattr(Artifact, "open", classmethod(lambda cls, folder: artifact))
+    monkeypatch.setattr(Artifact, "open", classmethod(lambda cls, folder, plugins: artifact))
     return examples_seen
 
 
@@ -61,9 +60,14 @@ def test_json_lines_from_stdin(seen: list[Examples], capsys: Capture, monkeypatc
     assert lines[0]["score"] == pytest.approx(0.75)
 
 
-def test_pairs(seen: list[Examples]) -> None:
+@pytest.mark.parametrize("seen", ["pair"], indirect=True)
+def test_pairs(seen: list[Examples], capsys: Capture) -> None:
     assert main(["predict", "folder", "a", "--pair", "b"]) == 0
     assert (seen[0]["text"], seen[0]["text_pair"]) == (["a"], ["b"])
+    assert main(["predict", "folder", "a"]) == 2
+    assert "this artifact reads pairs of texts; give the second text of every INPUT" in capsys.readouterr().err
+    assert main(["predict", "folder", "a", "b", "--pair", "c"]) == 2
+    assert "2 inputs but 1 --pair" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("seen", ["image"], indirect=True)
@@ -85,7 +89,7 @@ def test_pictures(seen: list[Examples], capsys: Capture, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["a", "b", "--pair", "c"], "2 inputs but 1 --pair"),
+        (["a", "--pair", "c"], "--pair: this artifact reads single texts"),
         (["a", " "], "input 2 is empty"),
         (["a", "--threads", "0"], "--threads: must be at least 1"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -93,6 +94,57 @@ def test_a_damaged_manifest_is_one_line(tmp_path: Path, content: str, says: str)
     (tmp_path / "kdc.json").write_text(content, encoding="utf-8")
     with pytest.raises(KdcError, match=says):
         Artifact.open(tmp_path)
+
+
+def edited(folder: Path, **changes: object) -> None:
+    path = folder / "kdc.json"
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | changes), encoding="utf-8")
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Path:
+    examples = tiny.sentences(12)
+    tiny.artifact(tmp_path, tiny.built_bert(examples), examples, runtime="torch")
+    return tmp_path
+
+
+def test_a_manifest_does_not_choose_what_is_imported(
+    written: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path_factory.mktemp("plugins")
+    (place / "kdc_test_plugin.py").write_text("", encoding="utf-8")
+    monkeypatch.syspath_prepend(place)
+    edited(written, plugins=["kdc_test_plugin"])
+    with pytest.raises(KdcError, match="needs the plugin kdc_test_plugin; name it: --plugin kdc_test_plugin"):
+        Artifact.open(written)
+    assert "kdc_test_plugin" not in sys.modules
+    try:
+        assert Artifact.open(written, ["kdc_test_plugin"]).inputs == ("text",)
+        Artifact.open(written)  # a run has imported its plugins
+    finally:
+        sys.modules.pop("kdc_test_plugin", None)
+
+
+def test_names_that_lead_out_of_the_folder_are_refused(written: Path) -> None:
+    manifest = json.loads((written / "kdc.json").read_text(encoding="utf-8"))
+    (signature,) = manifest["signatures"]
+    edited(written, signatures=[{**signature, "name": "../forward"}])
+    with pytest.raises(KdcError, match=r"kdc\.json is damaged .*'\.\./forward' is no name"):
+        Artifact.open(written)
+
+
+def test_only_models_of_transformers_are_made_from_an_artifact(written: Path) -> None:
+    settings = json.loads((written / "config.json").read_text(encoding="utf-8"))
+    for name in ("BertConfig", "NoSuchModel", "pipeline"):
+        (written / "config.json").write_text(json.dumps(settings | {"architectures": [name]}), encoding="utf-8")
+        with pytest.raises(KdcError, match=f"transformers has no model '{name}'"):
+            Artifact.open(written).session()
+
+
+def test_pickled_weights_are_not_loaded(written: Path) -> None:
+    (written / "model.safetensors").rename(written / "pytorch_model.bin")
+    with pytest.raises(OSError, match="safetensors"):
+        Artifact.open(written).session()
 
 
 def test_an_onnx_artifact_is_served_without_torch_or_transformers(tmp_path: Path) -> None:

@@ -31,7 +31,8 @@ def test_real_artifacts_in_real_processes(text_artifacts, texts):
     ]  # fmt: skip
     timing = timings["onnxruntime"]
     assert [entry.workload for entry in timing.latency] == [
-        {"batch": 1, "length": 8}, {"batch": 2, "length": 8}, {"rows": 4, "batch": 1, "end_to_end": True}
+        {"batch": 1, "length": 8, "threads": 1}, {"batch": 2, "length": 8, "threads": 1},
+        {"rows": 4, "batch": 1, "end_to_end": True, "threads": 1},
     ]  # fmt: skip
     assert timing.notes[0] == "onnxruntime: not timed at length 128: the model takes at most 32"
     for entry in timing.latency:
@@ -57,7 +58,8 @@ def test_images_have_batches_and_no_lengths(image_artifacts, images):
     only = {"onnxruntime": image_artifacts["onnxruntime"]}
     timing = time_variants(only, quick, rows=images, baselines=[])["onnxruntime"]
     assert [entry.workload for entry in timing.latency] == [
-        {"batch": 1}, {"batch": 2}, {"rows": 4, "batch": 1, "end_to_end": True}
+        {"batch": 1, "threads": 1}, {"batch": 2, "threads": 1},
+        {"rows": 4, "batch": 1, "end_to_end": True, "threads": 1},
     ]  # fmt: skip
 
 
@@ -73,7 +75,7 @@ def fake_workers(monkeypatch):
         return {"timed": timed, "load_seconds": center, "first_call_ms": 9.0, **memory}
 
     monkeypatch.setattr(latency, "_run_worker", answer)
-    monkeypatch.setattr(latency, "_grid", lambda folder, bench: ([{"batch": 4}], []))
+    monkeypatch.setattr(latency, "_grid", lambda *_: ([{"batch": 4}], []))
 
 
 def test_ratios_come_from_common_rounds(fake_workers):
@@ -86,6 +88,16 @@ def test_ratios_come_from_common_rounds(fake_workers):
     assert timings["a"].load_seconds == 4.0
     assert timings["b"].notes == ["b did not become steady in its warm-up at: batch 4"]
     assert timings["a"].notes == []
+
+
+def test_all_that_a_container_may_use_unless_the_bench_says(fake_workers, monkeypatch):
+    jobs = []
+    answer = latency._run_worker
+    monkeypatch.setattr(latency, "_run_worker", lambda job, *rest: jobs.append(job) or answer(job, *rest))
+    monkeypatch.setattr("kdc.machine.threads", lambda: 3)
+    bench = BENCH.model_copy(update={"rows": 0, "rounds": 1, "threads": None})
+    time_variants({"b": Path("b")}, bench, rows=Examples({}), baselines=[], plugins=["mine"])
+    assert (jobs[0]["threads"], jobs[0]["plugins"]) == (3, ["mine"])
 
 
 def test_the_machine_is_held_while_workers_run(fake_workers, monkeypatch):

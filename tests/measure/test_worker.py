@@ -27,7 +27,14 @@ def start(job, *command):
 
 def job_for(folder, tmp_path, examples, **changes):
     write_rows(tmp_path / "rows.npz", examples.select(range(6)))
-    job = {"artifact": str(folder), "threads": 1, "calls": 7, "seconds": 0.5, "rows": str(tmp_path / "rows.npz")}
+    job = {
+        "artifact": str(folder),
+        "plugins": [],
+        "threads": 1,
+        "calls": 7,
+        "seconds": 0.5,
+        "rows": str(tmp_path / "rows.npz"),
+    }
     return {**job, "workloads": [{"batch": 1, "length": 8}, {"batch": 2, "length": 16}], **changes}
 
 

@@ -12,7 +12,7 @@ CPU = {"model": "Test CPU", "cores": 4, "flags": ["avx2", "avx512_vnni"]}
 
 def variant(name, runtime, precision, *, accuracy, ci95, size, p50=None, versus=(), retained=None, files=None):
     """One entry of `variants`; `versus` holds (against, ratio, ci95)."""
-    workloads = [{"batch": 1, "length": 32}, {"rows": 100, "batch": 1, "end_to_end": True}]
+    workloads = [{"batch": 1, "length": 32, "threads": 2}, {"rows": 100, "batch": 1, "end_to_end": True, "threads": 2}]
     held = [{"against": a, "ratio": ratio, "ci95": ci} for a, ratio, ci in versus]
     timed = [
         {
@@ -97,7 +97,7 @@ def image_record() -> RunRecord:
         files={"forward.pt2": 479_000, "config.json": 500, "preprocessor_config.json": 500},
     )  # fmt: skip
     for one in (teacher, student):
-        one["latency"][0]["workload"] = {"batch": 1}
+        one["latency"][0]["workload"] = {"batch": 1, "threads": 2}
     run = text_run() | {"variants": [teacher, student], "baseline": "teacher-torch", "notes": []}
     return RunRecord.model_validate(run)
 

@@ -34,8 +34,9 @@ def test_a_small_ratio_without_an_interval_is_not_claimed(text_record):
     assert "is about as fast as the teacher in torch (0.93x, too few rounds for an interval) at" in verdict(text_record)
 
 
-def test_threads_of_the_bench_go_before_those_of_the_machine(text_record):
-    text_record.config["bench"]["threads"] = 1
+def test_threads_are_those_of_the_timed_processes(text_record):
+    for variant in text_record.variants:
+        variant.latency[0].workload["threads"] = 1
     assert "on 1 thread," in verdict(text_record)
 
 
