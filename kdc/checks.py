@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from importlib.metadata import packages_distributions
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -109,8 +110,16 @@ def _precisions(config: RunConfig) -> Iterator[str]:
 
 def _packages(config: RunConfig) -> Iterator[str]:
     for key, runtime in config.runtime.items():
-        if missing := [package for package in runtime.packages if find_spec(package) is None]:
+        if missing := [package for package in runtime.packages if not _importable(package)]:
             yield f"runtime={key}: not installed: {', '.join(missing)}; pip install {' '.join(missing)}"
+
+
+def _importable(package: str) -> bool:
+    """Whether a module of this package is there, whoever brings it: `onnxruntime` also comes as `onnxruntime-gpu`."""
+    if find_spec(package.replace("-", "_")) is not None:
+        return True
+    modules = [module for module, names in packages_distributions().items() if package in names]
+    return any(find_spec(module) is not None for module in modules)
 
 
 def _data_dir(config: RunConfig) -> Iterator[str]:

@@ -137,6 +137,14 @@ def test_a_runtime_that_is_not_installed(place: Path, capsys: Capture, monkeypat
     assert "runtime=onnxruntime: not installed: onnxruntime; pip install onnxruntime" in error_of(capsys)
 
 
+def test_a_package_that_another_distribution_brings_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "packages_distributions", lambda: {"module": ["some-package"]})
+    monkeypatch.setattr(checks, "find_spec", lambda name: name if name in ("onnxruntime", "module") else None)
+    assert checks._importable("onnxruntime")
+    assert checks._importable("some-package")
+    assert not checks._importable("other-package")
+
+
 def checkpoint(folder: Path, labels: tuple[str, ...]) -> Path:
     encoder = tiny.encoder(tiny.sentences(60))
     tiny.bert(encoder.vocab_size, labels=labels).save_pretrained(folder)
