@@ -29,13 +29,14 @@ class Registry(Generic[T]):
 
     def __init__(self, family: str, builtin: Sequence[str]) -> None:
         self.family = family
-        self._builtin = list(builtin)
+        self._builtin = tuple(builtin)
         self._items: dict[str, type[T]] = {}
 
     def register(self, name: str) -> Callable[[type[T]], type[T]]:
         def add(item: type[T]) -> type[T]:
             known = self._items.get(name)
-            if known is not None and known.__qualname__ != item.__qualname__:
+            # A module that is imported anew registers classes that are new too, yet the same.
+            if known is not None and _home(known) != _home(item):
                 raise KdcError(f"{self.family} '{name}' is registered twice ({known.__module__}, {item.__module__})")
             self._items[name] = item
             return item
@@ -57,8 +58,12 @@ class Registry(Generic[T]):
         return list(self._items.items())
 
     def _load(self) -> None:
-        while self._builtin:
-            importlib.import_module(self._builtin.pop())
+        for module in self._builtin:  # costs nothing once they are in, and fails again where one could not be
+            importlib.import_module(module)
+
+
+def _home(item: type) -> tuple[str, str]:
+    return item.__module__, item.__qualname__
 
 
 def load_plugins(modules: Sequence[str]) -> None:
