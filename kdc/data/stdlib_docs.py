@@ -1,9 +1,11 @@
 """The embedded text data set: paragraphs of the docstrings of the installed Python's standard library, by area.
 
-Sources are parsed, never imported. Rows and their order depend on the Python version alone.
+Sources are parsed, never imported. Rows and their order depend on these sources alone.
 """
 
 import ast
+import hashlib
+import json
 import platform
 import re
 import sysconfig
@@ -11,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from kdc.data.base import SOURCES, Raw, RawTable, Source
+from kdc.data.base import SOURCES, Raw, RawTable, Source, sha256
 from kdc.errors import KdcError
 
 AREAS = {
@@ -52,18 +54,27 @@ class StdlibDocs(Source):
         return Raw({"train": RawTable(columns, (("stdlib_docs", len(areas)),))})
 
     def identity(self, data_dir: Path | None) -> dict[str, Any]:
-        return {"python": platform.python_version(), "implementation": platform.python_implementation()}
+        digest = hashlib.sha256(json.dumps(AREAS).encode())
+        library = Path(sysconfig.get_paths()["stdlib"])
+        for _, path in sources(library):
+            digest.update(f"{path.relative_to(library).as_posix()}\0{sha256(path)}\0".encode())
+        return {"python": platform.python_version(), "sources": digest.hexdigest()}
+
+
+def sources(library: Path) -> Iterator[tuple[str, Path]]:
+    """(top-level module, file) of all that is parsed, in a fixed order."""
+    for module in sorted(AREA_OF):
+        for path in [library / f"{module}.py", *sorted((library / module).rglob("*.py"))]:
+            if path.is_file() and not {"test", "tests", "idle_test"}.intersection(path.relative_to(library).parts):
+                yield module, path
 
 
 def paragraphs(library: Path) -> Iterator[tuple[str, str]]:
     """(top-level module, paragraph) of every docstring under `library`, in a fixed order, repeats included."""
-    for module in sorted(AREA_OF):
-        for path in [library / f"{module}.py", *sorted((library / module).rglob("*.py"))]:
-            if not path.is_file() or {"test", "tests", "idle_test"}.intersection(path.relative_to(library).parts):
-                continue
-            for node in ast.walk(ast.parse(path.read_bytes())):
-                if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-                    for paragraph in re.split(r"\n\s*\n", ast.get_docstring(node) or ""):
-                        words = paragraph.split()
-                        if len(words) >= MINIMUM_WORDS:
-                            yield module, " ".join(words)
+    for module, path in sources(library):
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                for paragraph in re.split(r"\n\s*\n", ast.get_docstring(node) or ""):
+                    words = paragraph.split()
+                    if len(words) >= MINIMUM_WORDS:
+                        yield module, " ".join(words)

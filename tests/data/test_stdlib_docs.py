@@ -1,5 +1,6 @@
 """The embedded text: what it reads, what it leaves out, and that its areas can be told apart."""
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from kdc.data import stdlib_docs
 from kdc.data.config import dataset_config_model
 from kdc.data.examples import Splits
 from kdc.data.load import DataReport, load_splits
-from kdc.data.stdlib_docs import AREA_OF, AREAS, paragraphs
+from kdc.data.stdlib_docs import AREA_OF, AREAS, StdlibDocs, paragraphs
 from kdc.errors import KdcError
 
 
@@ -77,3 +78,23 @@ def test_a_python_without_sources_says_so(tmp_path: Path, load, monkeypatch: pyt
     monkeypatch.setattr(stdlib_docs.sysconfig, "get_paths", lambda: {"stdlib": str(tmp_path)})
     with pytest.raises(KdcError, match="has no source files"):
         load(stdlib_docs={})
+
+
+def test_identity_follows_the_sources_and_the_areas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stdlib_docs.sysconfig, "get_paths", lambda: {"stdlib": str(tmp_path)})
+    source, file = StdlibDocs(), tmp_path / "queue.py"
+    file.write_text('"""Some words of a module."""')
+    first = source.identity(None)
+    (tmp_path / "unknown.py").write_text('"""A module that belongs to no area."""')
+    assert source.identity(None) == first
+    file.write_text('"""Same size of a module."""')
+    assert source.identity(None) != first
+    file.write_text('"""Some words of a module."""')
+    monkeypatch.setitem(AREAS, "queues", "queue")
+    assert source.identity(None) != first
+
+
+def test_identity_is_quick() -> None:
+    started = time.perf_counter()
+    StdlibDocs().identity(None)
+    assert time.perf_counter() - started < 2
