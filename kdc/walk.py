@@ -62,7 +62,7 @@ def _student(config: RunConfig, teacher: Published, data: Data, world: World, en
     terms = {key: term for key, term in config.loss.terms.items() if term.weight > 0}
     signals = None
     if any(term.needs_teacher for term in terms.values()):
-        signals = enter("signals", lambda: stages.signals_step(teacher, data, world))
+        signals = enter("signals", lambda: stages.signals_step(teacher, terms, data, world))
     return enter(
         "student",
         lambda: stages.student_step(student, teacher, signals, data, terms, config.train, config.seed, world),

@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig
 from kdc.data.examples import Examples, Splits
 from kdc.export.base import Arrays, Callables, Graph, Port, Signature
 from kdc.export.modules import SelectOutputs, call_on_arrays
-from kdc.tasks.base import TASKS, Encoder, Task
+from kdc.tasks.base import TASKS, Encoded, Encoder, Task
 from kdc.tasks.text import TextEncoder
 
 VOCABULARY, WIDTH, HEADS, LAYERS, POSITIONS, NEW_TOKENS = 90, 32, 2, 2, 48, 8
@@ -109,8 +109,9 @@ class ToyDecoder(Task):
     modality: ClassVar[str] = "text"
     encoder: ClassVar[type[Encoder]] = TextEncoder
     metrics: ClassVar[Mapping[str, bool]] = {"exact": True}
+    columns: ClassVar[tuple[str, ...]] = ("text",)
 
-    def check(self, splits: Splits) -> None: ...
+    def check(self, splits: Splits, metric: str) -> None: ...
 
     def model_class(self) -> Any:
         return Decoder
@@ -153,6 +154,12 @@ class ToyDecoder(Task):
             all_logits.append(logits)
         return {"logits": np.stack(all_logits, axis=1)}  # [batch, NEW_TOKENS, V]
 
+    def targets(self, examples: Examples, encoded: Encoded) -> np.ndarray | Sequence[np.ndarray]:
+        return [np.array(row["input_ids"]) for row in encoded]
+
+    def truth(self, examples: Examples) -> list[Any]:
+        return [" ".join(map(str, row)) for row in examples["continuation"]]
+
     def answers(self, outputs: Arrays, labels: Sequence[str]) -> list[Any]:
         return [" ".join(map(str, row)) for row in outputs["logits"].argmax(-1)]
 
@@ -171,8 +178,9 @@ class ToyTagging(Task):
     modality: ClassVar[str] = "text"
     encoder: ClassVar[type[Encoder]] = TextEncoder
     metrics: ClassVar[Mapping[str, bool]] = {"accuracy": True}
+    columns: ClassVar[tuple[str, ...]] = ("text", "tags")
 
-    def check(self, splits: Splits) -> None: ...
+    def check(self, splits: Splits, metric: str) -> None: ...
 
     def model_class(self) -> Any:
         from transformers import AutoModelForTokenClassification
@@ -192,6 +200,12 @@ class ToyTagging(Task):
 
     def predict(self, graphs: Callables, batch: Arrays) -> Arrays:
         return graphs["forward"](batch)
+
+    def targets(self, examples: Examples, encoded: Encoded) -> np.ndarray | Sequence[np.ndarray]:
+        return [np.array(tags) for tags in examples["tags"]]
+
+    def truth(self, examples: Examples) -> list[Any]:
+        return [[examples.labels[i] for i in tags] for tags in examples["tags"]]
 
     def answers(self, outputs: Arrays, labels: Sequence[str]) -> list[Any]:
         return [[labels[i] for i in row] for row in outputs["logits"].argmax(-1)]

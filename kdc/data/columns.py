@@ -8,23 +8,29 @@ from typing import Any
 import numpy as np
 
 from kdc.data.base import RawTable
-from kdc.data.examples import Examples, Splits
+from kdc.data.examples import INPUTS, Examples, Splits
 from kdc.errors import KdcError, did_you_mean
-
-ROLES = ("text", "text_pair", "image", "label")
 
 WITHHELD = frozenset({"-1", ""})
 """Raw labels of a split whose labels nobody is meant to see."""
 
 
 def to_splits(
-    tables: Mapping[str, RawTable], columns: Mapping[str, str], labels: Sequence[str] | Mapping[str, str] | None
+    tables: Mapping[str, RawTable],
+    columns: Mapping[str, str],
+    labels: Sequence[str] | Mapping[str, str] | None,
+    *,
+    needed: Sequence[str],
 ) -> tuple[Splits, list[str]]:
-    """Examples of every split that has labels, and notes on those that have none."""
+    """Examples of every split that has labels, and notes on those that have none. `needed` are the task's columns."""
+    roles = tuple(dict.fromkeys((*INPUTS, *needed)))
     for role in columns:
-        if role not in ROLES:
-            raise KdcError(f"dataset.columns.{role}: there is no such role", did_you_mean(role, ROLES))
-    parts = {split: _by_role(table, columns) for split, table in tables.items()}
+        if role not in roles:
+            raise KdcError(f"dataset.columns.{role}: there is no such role", did_you_mean(role, roles))
+    parts = {split: _by_role(table, columns, roles, needed) for split, table in tables.items()}
+    if "label" not in needed:
+        names = tuple(dict.fromkeys(labels.values() if isinstance(labels, Mapping) else labels or ()))
+        return {split: Examples(_checked(part, tables[split]), names) for split, part in parts.items()}, []
     raw = {split: _label_keys(part.pop("label")) for split, part in parts.items()}
     names, numbers = _label_set(labels, raw["train"])
     splits: Splits = {}
@@ -33,11 +39,9 @@ def to_splits(
         if split != "train" and WITHHELD.issuperset(raw[split]) and WITHHELD.isdisjoint(numbers):
             notes.append(f"labels of {table.origin} are withheld: its {len(table):,} rows are not used")
             continue
-        inputs = {
-            role: column if role == "image" else _texts(column, role, table) for role, column in parts[split].items()
-        }
+        checked = _checked(parts[split], table)
         label = _numbered(raw[split], names, numbers, table, from_train=labels is None)
-        splits[split] = Examples({**inputs, "label": label}, names)
+        splits[split] = Examples({**checked, "label": label}, names)
     present = np.unique(splits["train"]["label"])
     if len(present) < 2:
         raise KdcError(
@@ -47,14 +51,13 @@ def to_splits(
     return splits, notes
 
 
-def _by_role(table: RawTable, columns: Mapping[str, str]) -> dict[str, Any]:
+def _by_role(
+    table: RawTable, columns: Mapping[str, str], roles: Sequence[str], needed: Sequence[str]
+) -> dict[str, Any]:
     """The columns that play a role; an unmapped role is played by the column of its own name."""
-    found = {role: columns.get(role, role) for role in ROLES if role in columns or role in table.columns}
+    found = {role: columns.get(role, role) for role in roles if role in columns or role in table.columns}
     missing = [role for role, column in found.items() if column not in table.columns]
-    if not found.keys() & {"text", "image"}:
-        missing.append("text")
-    if "label" not in found:
-        missing.append("label")
+    missing += [role for role in needed if role not in found]
     if missing:
         role = missing[0]
         column = columns.get(role, role)
@@ -99,6 +102,12 @@ def _numbered(
             f"{table.place(row)}: label '{raw[row]}' is none of {known}",
             "no row of train has it" if from_train else "dataset.labels lists the names, or maps raw values to them",
         ) from None
+
+
+def _checked(part: Mapping[str, Any], table: RawTable) -> dict[str, Any]:
+    return {
+        role: _texts(column, role, table) if role in ("text", "text_pair") else column for role, column in part.items()
+    }
 
 
 def _texts(column: Sequence[Any], role: str, table: RawTable) -> list[str]:

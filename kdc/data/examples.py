@@ -8,14 +8,17 @@ from typing import Any
 
 import numpy as np
 
+INPUTS = ("text", "text_pair", "image")
+"""The columns that models read, whatever the task. Any other holds what they should answer."""
+
 
 @dataclass(frozen=True)
 class Examples:
     """Rows of one split, column by column.
 
     Columns that tasks know: `text` and `text_pair` (lists of str), `image` (uint8 `[rows, height, width, channels]`,
-    or a list of such arrays when sizes differ), `label` (int64 `[rows]`, an index into `labels`). Other columns are
-    carried along for slices. A split without labels has no `label` column.
+    or a list of such arrays when sizes differ), `label` (int64 `[rows]`, an index into `labels`) and those that a task
+    adds, such as a label a token. Rows without a class have no `label` column.
     """
 
     columns: Mapping[str, Sequence[Any] | np.ndarray]
@@ -35,9 +38,6 @@ class Examples:
     def __getitem__(self, column: str) -> Any:
         return self.columns[column]
 
-    def row(self, index: int) -> dict[str, Any]:
-        return {name: column[index] for name, column in self.columns.items()}
-
     def select(self, indices: Sequence[int] | np.ndarray) -> "Examples":
         picked: dict[str, Any] = {}
         for name, column in self.columns.items():
@@ -47,21 +47,25 @@ class Examples:
     @property
     def inputs(self) -> list[str]:
         """The columns that a model reads."""
-        return [name for name in ("text", "text_pair", "image") if name in self.columns]
+        return [name for name in INPUTS if name in self.columns]
 
     @cached_property
     def ids(self) -> list[str]:
-        """A content hash a row over what a model reads (text, pair, image), the label left out: 32 hex digits."""
+        """A content hash a row over what a model reads (`INPUTS`), answers left out: 32 hex digits."""
         return [_hash_row([self.columns[name][i] for name in self.inputs]) for i in range(len(self))]
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of contents, labels and order: two splits with equal fingerprints train equal models."""
+        """Hash of contents, answers and order: two splits with equal fingerprints train equal models."""
         digest = hashlib.sha256("\0".join(self.labels).encode())
         for row in self.ids:
             digest.update(row.encode())
-        if "label" in self.columns:
-            digest.update(np.ascontiguousarray(self.columns["label"], dtype=np.int64).tobytes())
+        for name in sorted(self.columns.keys() - set(INPUTS)):
+            column = self.columns[name]
+            if name == "label":
+                digest.update(np.ascontiguousarray(column, dtype=np.int64).tobytes())
+            else:
+                digest.update(f"{name}\0{_hash_row(list(column))}".encode())
         return digest.hexdigest()
 
 

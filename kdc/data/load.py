@@ -17,6 +17,7 @@ from kdc.data.columns import to_splits
 from kdc.data.config import DatasetConfig
 from kdc.data.examples import Examples, Splits
 from kdc.errors import KdcError
+from kdc.tasks.base import TASKS
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ def load_splits(config: DatasetConfig, *, data_dir: Path | None, seed: int) -> t
     """`train`, `validation` and `test`, in the order of the source; held-out rows keep the shares of the classes."""
     source = choose_source(config, data_dir)
     raw = source.load(data_dir)
-    splits, notes = to_splits(raw.tables, {**config.columns, **source.columns}, config.labels)
+    columns = {**config.columns, **source.columns}
+    splits, notes = to_splits(raw.tables, columns, config.labels, needed=TASKS[config.task].columns)
     notes = [*raw.notes, *notes]
     notes += _hold_out(splits, config, seed)
     splits = {split: splits[split] for split in ("train", "validation", "test")}
@@ -84,17 +86,23 @@ def _hold_out(splits: Splits, config: DatasetConfig, seed: int) -> list[str]:
     for number, (split, share) in enumerate({"test": config.test, "validation": config.validation}.items()):
         if split not in splits:
             train = splits["train"]
-            held = _stratified(train["label"], max(1, round(share * rows)), np.random.default_rng([seed, number]))
+            held = _stratified(_classes(train), max(1, round(share * rows)), np.random.default_rng([seed, number]))
             splits[split] = train.select(held)
             splits["train"] = train.select(np.setdiff1d(np.arange(len(train)), held))
     return notes
 
 
 def sample(examples: Examples, rows: int, *, seed: int) -> Examples:
-    """So many rows (all, if there are no more) with the classes in the shares they have, in their order."""
+    """So many rows (all, if there are no more) with the classes (if any) in the shares they have, in their order."""
     if rows >= len(examples):
         return examples
-    return examples.select(_stratified(examples["label"], rows, np.random.default_rng([seed, 2])))
+    return examples.select(_stratified(_classes(examples), rows, np.random.default_rng([seed, 2])))
+
+
+def _classes(examples: Examples) -> np.ndarray:
+    """The class of every row, `[rows]`; rows that have none are all of one, and so are drawn at random."""
+    label = examples.columns.get("label")
+    return label if isinstance(label, np.ndarray) and label.ndim == 1 else np.zeros(len(examples), dtype=np.int64)
 
 
 def _stratified(labels: np.ndarray, rows: int, generator: np.random.Generator) -> np.ndarray:

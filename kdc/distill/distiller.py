@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from kdc.distill.terms.base import Term
+from kdc.errors import KdcError
+
+SWITCHES = {"hidden_states": "output_hidden_states", "attentions": "output_attentions"}
+"""Signals that a `transformers` model returns only when asked, and how it is asked."""
 
 
 class Distiller(nn.Module):
@@ -21,17 +26,31 @@ class Distiller(nn.Module):
         super().__init__()
         self.student = student
         self.terms = dict(terms)
+        self._read = {signal: key for key, term in self.terms.items() for signal in term.reads}
+        takes = inspect.signature(student.forward).parameters
+        any_name = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in takes.values())
+        wanted = [SWITCHES[signal] for signal in self._read if signal in SWITCHES]
+        self._asked = {switch: True for switch in wanted if any_name or switch in takes}
+        if "output_attentions" in self._asked:
+            student.set_attn_implementation("eager")  # type: ignore[operator]  # the others never form the matrix
         self._sums: dict[str, Tensor] = {}
         self._batches = 0
 
     def forward(
         self, inputs: dict[str, Tensor], labels: Tensor | None = None, teacher: dict[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
-        outputs = self.student(**inputs)
-        said = {"logits": outputs["logits"]}
-        total = torch.zeros((), device=outputs["logits"].device)
+        outputs = self.student(**inputs, **self._asked)
+        said = {signal: outputs.get(signal) for signal in self._read}
+        for signal, value in said.items():
+            if value is None:
+                key = self._read[signal]
+                raise KdcError(
+                    f"loss.terms.{key} reads {signal}, which the student does not put out",
+                    f"switch it off: loss.terms.{key}=null",
+                )
+        total = torch.zeros((), device=next(iter(inputs.values())).device)
         for key, term in self.terms.items():
-            raw = term.loss(said, teacher or {}, labels)
+            raw = term.loss(said, teacher or {}, labels if term.needs_labels else None)
             total = total + term.weight * raw
             self._sums[key] = self._sums.get(key, 0.0) + raw.detach()
         self._batches += 1

@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
 from kdc.data.examples import Examples
-from kdc.distill.batches import LengthBuckets
+from kdc.distill.batches import Collator, LengthBuckets
 from kdc.distill.distiller import Distiller
 from kdc.distill.settings import TrainConfig
 from kdc.distill.terms.base import Term
+from kdc.errors import KdcError
+from kdc.export.base import Arrays
 from kdc.export.modules import graph_callables
 from kdc.machine import has_bf16
 from kdc.models.build import Built
 from kdc.quiet import quiet
 from kdc.record import Train
-from kdc.tasks.base import Task
+from kdc.tasks.base import Encoded, Task
 from kdc.tasks.inference import predict_rows
 
 COMPLETE = "complete"
@@ -34,14 +36,14 @@ LOGS_PER_TRAINING = 40
 
 @dataclass(frozen=True)
 class Lesson:
-    """What a model learns from: rows, rows that choose the best epoch, and the teacher's logits if there are any."""
+    """What a model learns from: rows, rows that choose the best epoch, and the teacher's signals if there are any."""
 
     task: Task
     train: Examples
     validation: Examples
     metric: str
-    logits: np.ndarray | None = None
-    """`[rows of train, classes]`, float32."""
+    signals: Arrays = field(default_factory=dict)
+    """By name, float32, the rows of train first: `logits` `[rows, classes]`."""
 
 
 Progress = Callable[[int, int, str], None]
@@ -73,6 +75,7 @@ def train(
     set_seed(seed)
     encoded = built.encoder.encode(lesson.train)
     sampler = LengthBuckets([built.encoder.length(row) for row in encoded], settings.batch_size, seed=seed)
+    targets = lesson.task.targets(lesson.train, encoded) if any(t.needs_labels for t in terms.values()) else None
     steps = max(1, round(settings.epochs * len(sampler)))
     distiller = Distiller(built.model, terms)
     trainer = _Trainer(
@@ -80,10 +83,11 @@ def train(
         args=_arguments(settings, lesson, steps=steps, epoch_steps=len(sampler), scratch=scratch, seed=seed),
         train_dataset=_Rows(len(encoded)),
         eval_dataset=_Rows(len(lesson.validation)),
-        data_collator=_Collator(built, encoded, lesson),
+        data_collator=Collator(built.encoder, encoded, targets=targets, signals=lesson.signals),
         callbacks=[_Watcher(progress, settings.checkpoint_seconds)],
     )
     trainer.sampler, trainer.distiller, trainer.built, trainer.lesson = sampler, distiller, built, lesson
+    trainer.validation = built.encoder.encode(lesson.validation)
     trainer.remove_callback(PrinterCallback)
     started = time.perf_counter()
     resumed = _newest_checkpoint(scratch)
@@ -148,23 +152,6 @@ class _Rows(Dataset[int]):
         return row
 
 
-class _Collator:
-    """Row numbers -> one batch of tensors: the student's inputs, the labels, the teacher's signals."""
-
-    def __init__(self, built: Built, encoded: list[dict[str, Any]], lesson: Lesson) -> None:
-        self.encoder, self.encoded, self.lesson = built.encoder, encoded, lesson
-        self.labels = torch.tensor(lesson.train["label"], dtype=torch.int64)
-        self.logits = None if lesson.logits is None else torch.from_numpy(lesson.logits)
-
-    def __call__(self, rows: list[int]) -> dict[str, Any]:
-        arrays = self.encoder.collate([self.encoded[row] for row in rows])
-        batch: dict[str, Any] = {"inputs": {name: torch.from_numpy(array) for name, array in arrays.items()}}
-        batch["labels"] = self.labels[rows]
-        if self.logits is not None:
-            batch["teacher"] = {"logits": self.logits[rows]}
-        return batch
-
-
 class _Trainer(Trainer):
     """Trainer with kdc's sampler, kdc's validation (the task's own loop and metrics) and the terms in its log."""
 
@@ -172,6 +159,7 @@ class _Trainer(Trainer):
     distiller: Distiller
     built: Built
     lesson: Lesson
+    validation: Encoded
 
     def get_train_dataloader(self) -> DataLoader[int]:
         loader: DataLoader[int] = DataLoader(
@@ -183,7 +171,7 @@ class _Trainer(Trainer):
         rows = self.lesson.validation
         self.built.model.eval()
         graphs = graph_callables(self.lesson.task.graphs(self.built.model, self.built.encoder, rows.select([0, 0])))
-        outputs = predict_rows(self.lesson.task, graphs, self.built.encoder, self.built.encoder.encode(rows))
+        outputs = predict_rows(self.lesson.task, graphs, self.built.encoder, self.validation)
         scores = self.lesson.task.score(outputs, rows)
         metrics = {f"eval_{name}": value for name, value in scores.items()}
         self.log(dict(metrics))
@@ -192,7 +180,14 @@ class _Trainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
-            logs |= self.distiller.drain()
+            means = self.distiller.drain()
+            logs |= means
+            if term := next((key for key, value in means.items() if not math.isfinite(value)), None):
+                raise KdcError(
+                    f"training diverged: {term} is {logs[term]} at step {self.state.global_step}",
+                    "lower train.learning_rate or take train.precision=fp32",
+                    exit_code=1,
+                )
         super().log(logs, start_time)
 
 

@@ -69,7 +69,7 @@ def save_predictions(path: Path, task: Task, outputs: Arrays, examples: Examples
 
     columns = {
         "id": pa.array(examples.ids),
-        "label": pa.array([examples.labels[i] for i in examples["label"]]),
+        "label": pa.array([str(truth) for truth in task.truth(examples)]),
         "prediction": pa.array([str(answer) for answer in task.answers(outputs, examples.labels)]),
         "correct": pa.array(task.hits(outputs, examples) == 1.0),
         **{name: pa.array(list(values.reshape(len(examples), -1))) for name, values in outputs.items()},

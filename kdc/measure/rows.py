@@ -8,15 +8,12 @@ import numpy as np
 
 from kdc.data.examples import Examples
 
-INPUTS = ("text", "text_pair", "image")
-
 
 def write_rows(path: Path, examples: Examples) -> None:
     """The columns that models read; labels and the rest stay here."""
     entries = {
         f"{column}.{i}": np.asarray(value)
-        for column in INPUTS
-        if column in examples
+        for column in examples.inputs
         for i, value in enumerate(examples[column])
     }
     np.savez(path, allow_pickle=False, **entries)

@@ -38,7 +38,7 @@ def read_data(published: Published) -> tuple[Splits, DataReport]:
 def described(config: DatasetConfig, splits: Splits) -> Data:
     """The splits with what models need to know of them; refuses those that the task cannot learn from."""
     task = TASKS[config.task]()
-    task.check(splits)
     metric = config.metric or next(iter(task.metrics))
+    task.check(splits, metric)
     fingerprints = {split: examples.fingerprint for split, examples in splits.items()}
     return Data(task, splits, metric, config.max_length, config.image_size, fingerprints)

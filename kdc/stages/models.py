@@ -7,11 +7,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from kdc.distill.settings import TrainConfig
-from kdc.distill.terms.base import Term
+from kdc.distill.terms.base import Term, teacher_signals
 from kdc.errors import KdcError
+from kdc.export.base import Arrays
 from kdc.models.spec import ModelConfig, StudentConfig, TeacherConfig
 from kdc.stages.base import MODEL, Data, Step, World, made, note, packages, sha256
 from kdc.store import Published
@@ -67,32 +66,32 @@ def checkpoint_identity(config: ModelConfig, role: str, task: Task) -> tuple[Any
     return identity, bool(checkpoint_labels(folder, task))
 
 
-def signals_step(teacher: Published, data: Data, world: World) -> Step:
-    """The teacher's logits on every training row, found again by content."""
+def signals_step(teacher: Published, terms: Mapping[str, Term], data: Data, world: World) -> Step:
+    """What the terms need to know of the teacher on every training row, found again by content."""
     from kdc.distill.signals import content_key
 
-    train = data.splits["train"]
+    train, names = data.splits["train"], teacher_signals(terms.values())
     parts = {
         "teacher": teacher.key,
         "rows": content_key(train),
-        "signal": "logits",
+        "signals": names,
         "packages": packages("torch", "transformers", "tokenizers"),
     }
 
     def build(folder: Path, scratch: Path) -> None:
-        from kdc.distill.signals import compute_logits
+        from kdc.distill.signals import compute_signals
         from kdc.models.build import load_model
 
         built = load_model(teacher.path / MODEL, data.task)
         done = 0
-        with world.screen.bar("teacher logits", "rows") as advance:
+        with world.screen.bar(f"teacher {', '.join(names)}", "rows") as advance:
 
             def advanced(rows: int) -> None:
                 nonlocal done
                 done += rows
                 advance(done, len(train), "")
 
-            compute_logits(built, data.task, train, folder, advance=advanced)
+            compute_signals(built, data.task, train, folder, names, advance=advanced)
 
     return Step("signals", parts, build)
 
@@ -122,15 +121,15 @@ def student_step(
     }
 
     def build(folder: Path, scratch: Path) -> None:
-        from kdc.distill.signals import read_logits
+        from kdc.distill.signals import read_signals
         from kdc.models.build import build_model, load_model, save_model
 
         _seed(seed)
         built = build_model(config, "student", _needs(data), teacher=load_model(teacher.path / MODEL, data.task))
         for line in built.notes:
             world.screen.say(line)
-        logits = read_logits(signals.path, data.splits["train"]) if signals else None
-        record = _train(built, data, terms, settings, seed, scratch, world, "student", logits)
+        said = read_signals(signals.path, data.splits["train"]) if signals else {}
+        record = _train(built, data, terms, settings, seed, scratch, world, "student", said)
         save_model(built, made(folder / MODEL))
         note(folder, train=record, notes=built.notes)
 
@@ -160,11 +159,11 @@ def _train(
     scratch: Path,
     world: World,
     title: str,
-    logits: np.ndarray | None = None,
+    signals: Arrays | None = None,
 ) -> dict[str, Any]:
     from kdc.distill.trainer import Lesson, train
 
-    lesson = Lesson(data.task, data.splits["train"], data.splits["validation"], data.metric, logits)
+    lesson = Lesson(data.task, data.splits["train"], data.splits["validation"], data.metric, signals or {})
     with world.screen.bar(f"train the {title}") as advance:
         record = train(built, lesson, terms, settings, seed=seed, scratch=scratch, progress=advance)
     return record.model_dump(mode="json")

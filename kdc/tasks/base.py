@@ -48,11 +48,6 @@ class Encoder(ABC):
     def load(cls, folder: Path) -> Encoder:
         """The encoder that `save` wrote, or that a checkpoint folder came with."""
 
-    @property
-    @abstractmethod
-    def fingerprint(self) -> str:
-        """Hash of all that changes what `encode` returns."""
-
 
 class Task(ABC):
     """One kind of model. `metrics` maps a metric's name to whether more is better; the first is the primary one."""
@@ -62,10 +57,12 @@ class Task(ABC):
     """`text` or `image`: what the examples and the models must both be."""
     encoder: ClassVar[type[Encoder]]
     metrics: ClassVar[Mapping[str, bool]]
+    columns: ClassVar[tuple[str, ...]]
+    """What a row must have: the columns that the model reads, and those that hold what it should answer."""
 
     @abstractmethod
-    def check(self, splits: Splits) -> None:
-        """Refuse data that this task cannot learn from (KdcError), before a model is loaded."""
+    def check(self, splits: Splits, metric: str) -> None:
+        """Refuse data that this task cannot learn from or `metric` cannot judge (KdcError); no model is loaded yet."""
 
     @abstractmethod
     def model_class(self) -> Any:
@@ -78,6 +75,17 @@ class Task(ABC):
     @abstractmethod
     def predict(self, graphs: Callables, batch: Arrays) -> Arrays:
         """Run the loop over the graphs (one call, greedy decoding, ...): named outputs, first axis the examples."""
+
+    @abstractmethod
+    def targets(self, examples: Examples, encoded: Encoded) -> np.ndarray | Sequence[np.ndarray]:
+        """The labels that loss terms read, int64: an array over the rows, or one a row where lengths differ.
+
+        `encoded` are the model's inputs of these rows, for labels that belong to tokens.
+        """
+
+    @abstractmethod
+    def truth(self, examples: Examples) -> list[Any]:
+        """What `answers` should be, example by example."""
 
     @abstractmethod
     def answers(self, outputs: Arrays, labels: Sequence[str]) -> list[Any]:

@@ -10,21 +10,20 @@ import numpy as np
 from kdc.data.examples import Examples, Splits
 from kdc.errors import KdcError
 from kdc.export.base import Arrays, Callables, Graph, Port, Signature
-from kdc.tasks.base import Encoder, Task
+from kdc.tasks.base import Encoded, Encoder, Task
 
 if TYPE_CHECKING:
     from torch import nn
 
 
 class Classification(Task):
-    """One label of a closed set for every row. `reads` names the columns that a row must have."""
+    """One label of a closed set for every row."""
 
-    reads: ClassVar[tuple[str, ...]]
     metrics: ClassVar[Mapping[str, bool]] = {"accuracy": True, "f1": True, "f1_macro": True, "mcc": True}
 
-    def check(self, splits: Splits) -> None:
+    def check(self, splits: Splits, metric: str) -> None:
         train = splits["train"]
-        for column in (*self.reads, "label"):
+        for column in self.columns:
             if column not in train:
                 raise KdcError(
                     f"{self.name} needs a column '{column}', the data has {', '.join(train.columns)}",
@@ -32,6 +31,8 @@ class Classification(Task):
                 )
         if len(train.labels) < 2 or len(np.unique(train["label"])) < 2:
             raise KdcError("the training split has rows of one class only", f"{self.name} needs two or more")
+        if metric == "f1" and len(train.labels) != 2:
+            raise KdcError(f"dataset.metric: f1 needs two labels, the data has {len(train.labels)}", "use f1_macro")
 
     def inputs(self, encoder: Encoder) -> tuple[Port, ...]:
         """The ports that this encoder fills."""
@@ -51,6 +52,13 @@ class Classification(Task):
 
     def predict(self, graphs: Callables, batch: Arrays) -> Arrays:
         return graphs["forward"](batch)
+
+    def targets(self, examples: Examples, encoded: Encoded) -> np.ndarray:
+        labels: np.ndarray = examples["label"]
+        return labels.astype(np.int64, copy=False)
+
+    def truth(self, examples: Examples) -> list[Any]:
+        return [examples.labels[i] for i in examples["label"]]
 
     def answers(self, outputs: Arrays, labels: Sequence[str]) -> list[Any]:
         return [labels[i] for i in outputs["logits"].argmax(axis=-1)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -90,7 +89,3 @@ class ImageEncoder(Encoder):
     @classmethod
     def load(cls, folder: Path) -> ImageEncoder:
         return cls(json.loads((folder / SETTINGS).read_text(encoding="utf-8")))
-
-    @property
-    def fingerprint(self) -> str:
-        return hashlib.sha256(json.dumps(self._settings, sort_keys=True).encode()).hexdigest()

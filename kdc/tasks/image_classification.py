@@ -15,7 +15,7 @@ class ImageClassification(Classification):
     name: ClassVar[str] = "image-classification"
     modality: ClassVar[str] = "image"
     encoder: ClassVar[type[Encoder]] = ImageEncoder
-    reads: ClassVar[tuple[str, ...]] = ("image",)
+    columns: ClassVar[tuple[str, ...]] = ("image", "label")
 
     def model_class(self) -> Any:
         from transformers import AutoModelForImageClassification

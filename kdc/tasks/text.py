@@ -5,7 +5,6 @@ Serving processes load it through `tokenizers` alone: importing `transformers` w
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -88,12 +87,6 @@ class TextEncoder(Encoder):
             (folder / TOKENIZER).read_text(encoding="utf-8"),
             json.loads((folder / SETTINGS).read_text(encoding="utf-8")),
         )
-
-    @property
-    def fingerprint(self) -> str:
-        digest = hashlib.sha256(self._json.encode())
-        digest.update(json.dumps([self.max_length, self.inputs, self.pad_id]).encode())
-        return digest.hexdigest()
 
 
 def train_wordpiece(texts: Sequence[str], vocab_size: int) -> Any:

@@ -15,7 +15,7 @@ class TextClassification(Classification):
     name: ClassVar[str] = "text-classification"
     modality: ClassVar[str] = "text"
     encoder: ClassVar[type[Encoder]] = TextEncoder
-    reads: ClassVar[tuple[str, ...]] = ("text",)
+    columns: ClassVar[tuple[str, ...]] = ("text", "label")
 
     def model_class(self) -> Any:
         from transformers import AutoModelForSequenceClassification

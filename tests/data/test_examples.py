@@ -41,6 +41,12 @@ def test_fingerprint_follows_labels_names_and_order() -> None:
     assert base.fingerprint not in {other.fingerprint for other in others}
 
 
+def test_fingerprint_follows_what_else_a_task_learns() -> None:
+    one, other = (Examples({"text": ["a b"], "tags": [tags]}, ("x", "y")) for tags in ([0, 1], [1, 1]))
+    assert one.ids == other.ids
+    assert len({one.fingerprint, other.fingerprint, Examples({"text": ["a b"]}, ("x", "y")).fingerprint}) == 3
+
+
 def test_ids_of_as_many_rows_as_sst2_are_quick() -> None:
     examples = Examples({"text": [f"a sentence of the usual length, with the number {i}" for i in range(67_349)]})
     start = time.perf_counter()

@@ -1,5 +1,6 @@
 """Splits, labels, limits, overlap and the choice of a source."""
 
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from kdc.data.config import dataset_config_model
 from kdc.data.examples import Examples
 from kdc.data.load import choose_source, data_identity, sample
 from kdc.errors import KdcError
+from tests import toys  # noqa: F401  (registers its tasks)
 
 
 def write(path: Path, rows: list[tuple[str, object]]) -> None:
@@ -186,3 +188,27 @@ def test_identity_follows_contents_not_places(folder: Path, tmp_path_factory, co
     assert data_identity(configure(hub={"path": "owner/name"}), None) is None
     assert "scikit-learn" in str(data_identity(configure(digits={}), None))
     assert "python" in str(data_identity(configure(stdlib_docs={}), None))
+
+
+def test_a_task_without_a_class_a_row_needs_none(tmp_path: Path, load) -> None:
+    (tmp_path / "texts.csv").write_text("text,label\n" + "".join(f"t{i},same\n" for i in range(100)))
+    splits, report = load(data_dir=tmp_path, task="toy-decoder", files={"train": "texts.csv"}, limit=30)
+    assert list(splits["train"].columns) == ["text"]
+    assert (report.labels, report.splits["train"]) == ([], 30)
+    texts = splits["train"]["text"]
+    assert texts == sorted(texts, key=lambda text: int(text[1:]))
+    assert max(int(text[1:]) for text in texts) > 60, "drawn from all of them, not the first ones"
+    assert load(data_dir=tmp_path, task="toy-decoder", files={"train": "texts.csv"}, limit=30)[1] == report
+
+
+def test_a_task_may_have_columns_of_its_own(tmp_path: Path, load) -> None:
+    rows = [{"text": f"a b {i}", "ner": [i % 2, 0, 1]} for i in range(40)]
+    (tmp_path / "tags.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    settings = {"task": "toy-tagging", "files": {"train": "tags.jsonl"}, "labels": ["O", "B"]}
+    splits, report = load(data_dir=tmp_path, columns={"tags": "ner"}, **settings)
+    assert report.labels == ["O", "B"]
+    for examples in splits.values():
+        for text, tags in zip(examples["text"], examples["tags"], strict=True):
+            assert list(tags) == [int(text[4:]) % 2, 0, 1]
+    with pytest.raises(KdcError, match=r"there is no column 'tags' among text, ner.*dataset\.columns\.tags=COLUMN"):
+        load(data_dir=tmp_path, **settings)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kdc.distill.batches import LengthBuckets
+from kdc.data.examples import Examples
+from kdc.distill.batches import Collator, LengthBuckets
+from tests import tiny, toys
 
 LENGTHS = np.random.default_rng(0).integers(3, 120, size=3217)
 
@@ -44,3 +46,29 @@ def test_little_is_padded_and_lengths_come_mixed() -> None:
     assert padded(found) < 1.06
     means = np.array([LENGTHS[batch].mean() for batch in found])
     assert abs(np.corrcoef(np.arange(len(means)), means)[0, 1]) < 0.3, "not from short to long"
+
+
+def test_labels_a_token_are_padded_as_their_rows_are() -> None:
+    rows = tiny.sentences(5)
+    encoder = tiny.encoder(rows)
+    encoded = encoder.encode(rows)
+    tagged = Examples({"text": rows["text"], "tags": [[i] * len(row["input_ids"]) for i, row in enumerate(encoded)]})
+    collate = Collator(encoder, encoded, targets=toys.ToyTagging().targets(tagged, encoded), signals={})
+    batch = collate([3, 0, 4])
+    real = batch["inputs"]["attention_mask"] == 1
+    assert batch["labels"].shape == real.shape
+    assert not real.all()
+    for row, labels, there in zip((3, 0, 4), batch["labels"], real, strict=True):
+        assert (labels[there] == row).all()
+        assert (labels[~there] == -100).all()
+    assert "teacher" not in batch
+
+
+def test_a_batch_holds_the_labels_and_signals_of_its_rows() -> None:
+    rows = tiny.sentences(5)
+    encoder = tiny.encoder(rows)
+    said = {"logits": np.arange(10, dtype=np.float32).reshape(5, 2), "length": np.arange(5, dtype=np.float32)}
+    batch = Collator(encoder, encoder.encode(rows), targets=rows["label"], signals=said)([4, 1])
+    assert batch["labels"].tolist() == [0, 1]
+    assert batch["teacher"]["logits"].tolist() == [[8, 9], [2, 3]]
+    assert batch["teacher"]["length"].tolist() == [4, 1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pytest
@@ -11,8 +11,10 @@ from pydantic import ValidationError
 from torch import nn
 
 from kdc.distill.distiller import Distiller
-from kdc.distill.terms.base import TERMS
+from kdc.distill.terms.base import TERMS, Signals, Term, teacher_signals
 from kdc.distill.terms.logits import ForwardKL, HardLabels
+from kdc.errors import KdcError
+from tests import tiny
 
 STUDENT = np.array([[2.0, -1.0, 0.5], [0.1, 0.2, -0.3], [3.0, 3.0, -2.0], [-1.0, 0.0, 1.0]])
 TEACHER = np.array([[4.0, 0.0, -1.0], [-0.5, 1.5, 0.0], [1.0, 5.0, 0.0], [0.0, 0.0, 0.0]])
@@ -75,6 +77,13 @@ def test_hard_labels_are_cross_entropy() -> None:
     assert value(HardLabels(name="hard")) == pytest.approx(wanted, rel=1e-5)
 
 
+def test_hard_labels_of_tokens_leave_padding_out() -> None:
+    """Two rows of two tokens, the last one padding."""
+    tokens, labels = torch.tensor(STUDENT, dtype=torch.float32).view(2, 2, 3), torch.tensor([[0, 1], [1, -100]])
+    wanted = -log_softmax(STUDENT)[np.arange(3), LABELS[:3]].mean()
+    assert float(HardLabels(name="hard").loss({"logits": tokens}, {}, labels)) == pytest.approx(wanted, rel=1e-5)
+
+
 def test_terms_compute_in_float32_whatever_they_get() -> None:
     signals = [{"logits": torch.tensor(logits, dtype=torch.bfloat16)} for logits in (STUDENT, TEACHER)]
     for term in (ForwardKL(name="kl"), HardLabels(name="hard")):
@@ -118,3 +127,64 @@ def test_the_distiller_adds_weighted_terms_and_drain_says_what_each_was() -> Non
     assert distiller.drain() == pytest.approx(wanted, rel=1e-5)
     assert distiller.drain() == {}
     assert [name for name, _ in distiller.named_parameters()] == ["student.logits"]
+
+
+class Probe(Term):
+    """Keeps what it is given."""
+
+    reads: ClassVar[frozenset[str]] = frozenset({"hidden_states", "attentions"})
+    needs_teacher: ClassVar[bool] = True
+    needs_labels: ClassVar[bool] = False
+    name: Literal["probe"] = "probe"
+    seen: ClassVar[list[Any]] = []
+
+    def loss(self, student: Signals, teacher: Signals, labels: torch.Tensor | None) -> torch.Tensor:
+        self.seen.append((student, labels))
+        return student["hidden_states"][-1].mean()
+
+
+def test_terms_get_the_signals_that_they_read_and_labels_only_if_they_need_them() -> None:
+    rows = tiny.sentences(6)
+    built = tiny.built_bert(rows, layers=3)
+    arrays = built.encoder.collate(built.encoder.encode(rows))
+    inputs = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    batch, length = inputs["input_ids"].shape
+    with torch.no_grad():
+        wanted = built.model(**inputs, output_hidden_states=True).hidden_states
+    probe = Probe()
+    distiller = Distiller(built.model, {"probe": probe, "hard": HardLabels(name="hard")})
+    distiller(inputs, torch.tensor(rows["label"]))["loss"].backward()
+    [(said, labels)] = probe.seen
+    assert labels is None
+    assert set(said) == {"logits", "hidden_states", "attentions"}
+    assert [tuple(attention.shape) for attention in said["attentions"]] == [(batch, 2, length, length)] * 3
+    assert len(said["hidden_states"]) == 4
+    for got, alone in zip(said["hidden_states"], wanted, strict=True):
+        torch.testing.assert_close(got.detach(), alone, atol=1e-4, rtol=1e-4)
+
+
+def test_a_student_is_not_asked_for_what_no_term_reads() -> None:
+    rows = tiny.sentences(4)
+    built, seen = tiny.built_bert(rows), []
+    built.model.register_forward_hook(lambda module, args, kwargs, out: seen.append((kwargs, out)), with_kwargs=True)
+    inputs = {name: torch.from_numpy(a) for name, a in built.encoder.collate(built.encoder.encode(rows)).items()}
+    Distiller(built.model, {"hard": HardLabels(name="hard")})(inputs, torch.tensor(rows["label"]))
+    [(asked, outputs)] = seen
+    assert set(asked) == set(inputs)
+    assert set(outputs) == {"logits"}
+    assert built.model.config._attn_implementation == "sdpa"
+
+
+def test_a_signal_that_the_student_does_not_have_is_refused() -> None:
+    pictures = tiny.pictures(4)
+    net = tiny.built_net(pictures, "mlp")
+    inputs = {name: torch.from_numpy(a) for name, a in net.encoder.collate(net.encoder.encode(pictures)).items()}
+    with pytest.raises(KdcError, match=r"loss\.terms\.mine reads \w+, which the student does not put out") as caught:
+        Distiller(net.model, {"mine": Probe()})(inputs)
+    assert "loss.terms.mine=null" in caught.value.remedy
+
+
+def test_the_teacher_is_asked_only_by_terms_that_need_it() -> None:
+    assert teacher_signals([HardLabels(name="hard")]) == ()
+    assert teacher_signals([ForwardKL(name="kl"), HardLabels(name="hard")]) == ("logits",)
+    assert teacher_signals([Probe(), ForwardKL(name="kl")]) == ("attentions", "hidden_states", "logits")

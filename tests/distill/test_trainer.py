@@ -13,10 +13,12 @@ import pytest
 import torch
 
 from kdc.data.examples import Examples
+from kdc.distill.batches import Collator
 from kdc.distill.settings import TrainConfig
 from kdc.distill.terms.base import Term
 from kdc.distill.terms.logits import ForwardKL, HardLabels
-from kdc.distill.trainer import COMPLETE, Lesson, _Collator, precision_used, train
+from kdc.distill.trainer import COMPLETE, Lesson, precision_used, train
+from kdc.errors import KdcError
 from kdc.export.base import Arrays
 from kdc.models.build import Built
 from kdc.record import Train
@@ -52,7 +54,8 @@ def run(
     built: Built | None = None,
 ) -> tuple[Weights, Train]:
     built = built or tiny.built_bert(ROWS, hidden_dropout_prob=0.2)
-    lesson = Lesson(task or TextClassification(), rows, VALIDATION, metric, logits)
+    signals = {} if logits is None else {"logits": logits}
+    lesson = Lesson(task or TextClassification(), rows, VALIDATION, metric, signals)
 
     def progress(done: int, total: int, detail: str) -> None:
         if done == kill_at:
@@ -110,6 +113,32 @@ def test_the_teachers_logits_stay_with_their_rows(tmp_path: Path) -> None:
     assert max(row.get("eval_accuracy", 0.0) for row in record.history) >= 0.9
 
 
+def test_rows_without_answers_can_be_distilled(tmp_path: Path) -> None:
+    unlabelled = Examples({"text": ROWS["text"]}, ROWS.labels)
+    teacher = np.random.default_rng(0).standard_normal((40, 2)).astype(np.float32)
+    terms: dict[str, Term] = {"kl": ForwardKL(name="kl")}
+    assert run(tmp_path, settings(epochs=1), terms=terms, logits=teacher, rows=unlabelled)[1].steps == STEPS_PER_EPOCH
+
+
+def test_the_rows_of_validation_are_encoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built, seen = tiny.built_bert(ROWS), []
+    encode = type(built.encoder).encode
+    monkeypatch.setattr(
+        type(built.encoder), "encode", lambda self, rows: (seen.append(len(rows)), encode(self, rows))[1]
+    )
+    run(tmp_path, built=built)
+    assert seen.count(len(VALIDATION)) == 1
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_training_that_diverges_says_so_at_once(tmp_path: Path, precision: str) -> None:
+    teacher = np.full((40, 2), np.nan, dtype=np.float32)
+    terms: dict[str, Term] = {"hard": HARD["hard"], "kl": ForwardKL(name="kl")}
+    with pytest.raises(KdcError, match=r"training diverged: kl is nan at step 1; lower train\.learning_rate") as caught:
+        run(tmp_path, settings(precision=precision), terms=terms, logits=teacher)
+    assert caught.value.exit_code == 1
+
+
 class Scripted(TextClassification):
     """A task whose validation says what the test wants, and keeps count."""
 
@@ -145,13 +174,13 @@ def test_the_best_validations_weights_are_kept(tmp_path: Path, metric: str, scor
 
 def test_every_epoch_has_all_rows_in_batches_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     batches: list[list[int]] = []
-    original = _Collator.__call__
+    original = Collator.__call__
 
-    def spy(self: _Collator, rows: list[int]) -> dict[str, Any]:
+    def spy(self: Collator, rows: list[int]) -> dict[str, Any]:
         batches.append(rows)
         return original(self, rows)
 
-    monkeypatch.setattr(_Collator, "__call__", spy)
+    monkeypatch.setattr(Collator, "__call__", spy)
     run(tmp_path, settings(epochs=2))
     first, second = batches[:STEPS_PER_EPOCH], batches[STEPS_PER_EPOCH:]
     assert first != second

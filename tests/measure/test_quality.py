@@ -6,6 +6,7 @@ from kdc.data.examples import Examples
 from kdc.errors import KdcError
 from kdc.measure.quality import measure_quality, save_predictions
 from kdc.tasks.text_classification import TextClassification
+from tests import toys
 
 EXAMPLES = Examples({"text": list("abcdefgh"), "label": np.array([0, 0, 0, 0, 1, 1, 1, 1])}, ("no", "yes"))
 
@@ -66,3 +67,14 @@ def test_predictions_are_saved_row_by_row(tmp_path):
         "id": EXAMPLES.ids[3], "label": "no", "prediction": "yes", "correct": False, "logits": [0.0, 1.0]
     }  # fmt: skip
     assert [row["correct"] for row in rows] == [True, True, True, False, True, True, False, False]
+
+
+def test_predictions_of_a_task_without_a_class_a_row_are_saved_too(tmp_path):
+    tagged = Examples({"text": ["a b", "c d"], "tags": [[0, 1], [1, 1]]}, ("O", "B"))
+    outputs = {"logits": np.eye(2, dtype=np.float32)[[[0, 1], [1, 0]]]}
+    save_predictions(tmp_path / "tags.parquet", toys.ToyTagging(), outputs, tagged)
+    rows = pq.read_table(tmp_path / "tags.parquet", columns=["label", "prediction", "correct"]).to_pylist()
+    assert rows == [
+        {"label": "['O', 'B']", "prediction": "['O', 'B']", "correct": True},
+        {"label": "['B', 'B']", "prediction": "['B', 'O']", "correct": False},
+    ]

@@ -66,14 +66,28 @@ def test_check_names_the_missing_column_and_data_of_one_class(name: str) -> None
     task = TASKS[name]()
     good = tiny.sentences(8) if task.modality == "text" else tiny.pictures(8)
     column = "text" if task.modality == "text" else "image"
-    task.check(splits(good))
+    task.check(splits(good), "accuracy")
     for missing in (column, "label"):
         rest = Examples({k: v for k, v in good.columns.items() if k != missing} | {"other": [0] * 8}, good.labels)
         with pytest.raises(KdcError, match=rf"needs a column '{missing}'.*dataset\.columns\.{missing}=NAME"):
-            task.check(splits(rest))
+            task.check(splits(rest), "accuracy")
     one = Examples({**good.columns, "label": np.zeros(8, dtype=np.int64)}, good.labels)
     with pytest.raises(KdcError, match="one class only"):
-        task.check(splits(one))
+        task.check(splits(one), "accuracy")
+
+
+def test_f1_needs_two_labels() -> None:
+    tiny.task().check(splits(case(9, 2)[1]), "f1")
+    three = splits(case(9, 3)[1])
+    with pytest.raises(KdcError, match=r"dataset\.metric: f1 needs two labels, the data has 3; use f1_macro"):
+        tiny.task().check(three, "f1")
+    tiny.task().check(three, "f1_macro")
+
+
+def test_targets_are_numbers_and_truth_is_names() -> None:
+    rows = tiny.sentences(3)
+    np.testing.assert_array_equal(tiny.task().targets(rows, [{}] * 3), rows["label"])
+    assert tiny.task().truth(rows) == ["negative", "positive", "negative"]
 
 
 def splits(examples: Examples) -> Splits:

@@ -37,7 +37,10 @@ class ForwardKL(Term):
 
 @TERMS.register("hard")
 class HardLabels(Term):
-    """Cross-entropy with the data's own labels: logits `[batch, classes]`, labels `[batch]`, mean over the batch."""
+    """Cross-entropy with the data's own labels, mean over all that are not -100.
+
+    Logits are `[batch, classes]` and labels `[batch]`, or both with a `length` before the classes.
+    """
 
     reads: ClassVar[frozenset[str]] = frozenset({"logits"})
     needs_teacher: ClassVar[bool] = False
@@ -48,4 +51,4 @@ class HardLabels(Term):
         from torch.nn import functional
 
         assert labels is not None
-        return functional.cross_entropy(student["logits"].float(), labels)
+        return functional.cross_entropy(student["logits"].float().flatten(0, -2), labels.flatten())
