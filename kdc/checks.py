@@ -98,6 +98,9 @@ def _loss(config: RunConfig) -> Iterator[str]:
 def _precisions(config: RunConfig) -> Iterator[str]:
     from kdc.export.base import RUNTIMES
 
+    asked = {step.precision: key for key, step in config.compress.items() if step.precision is not None}
+    if len(asked) > 1:
+        yield f"compress: {' and '.join(asked.values())} ask for different precisions; keep one of them"
     for key, step in config.compress.items():
         if step.precision is None or any(step.precision in runtime.precisions for runtime in config.runtime.values()):
             continue

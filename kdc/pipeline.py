@@ -222,6 +222,7 @@ class _Run:
                 self.config.bench,
                 rows=data.splits["test"],
                 baselines=baselines,
+                plugins=self.config.plugins,
                 progress=advance,
                 notify=self.world.screen.say,
             )

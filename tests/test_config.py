@@ -29,7 +29,7 @@ def problem(*overrides: str, extra: Path | None = None) -> str:
 
 def test_default_run() -> None:
     config = typed()
-    assert config.name == "bert_tiny-bert_micro"
+    assert config.name == "bert_tiny-layers"
     assert list(config.compress) == ["int8"]
     assert list(config.loss.terms) == ["kl", "hard"]
     assert config.dataset.name == "stdlib_docs"
@@ -56,10 +56,10 @@ def test_environment_and_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 
 
 def test_order_of_passes_and_runtimes_is_the_lists() -> None:
-    runtimes = "runtime=[torch,onnxruntime]"
-    assert list(typed("compress=[int8,bf16]", runtimes).compress) == ["int8", "bf16"]
-    assert list(typed("compress=[bf16,int8]", runtimes).compress) == ["bf16", "int8"]
-    assert list(typed(runtimes).runtime) == ["torch", "onnxruntime"]
+    assert list(typed("runtime=[torch,onnxruntime]").runtime) == ["torch", "onnxruntime"]
+    assert list(typed("runtime=[onnxruntime,torch]").runtime) == ["onnxruntime", "torch"]
+    again = ("+compress.again.name=int8", "+compress.again.exclude=['*query']")
+    assert list(typed("compress=int8", *again).compress) == ["int8", "again"]
 
 
 def test_null_switches_an_entry_off() -> None:
@@ -197,7 +197,12 @@ def test_cross_checks(overrides: Sequence[str], message: str) -> None:
 
 
 def test_precision_needs_one_runtime_only() -> None:
-    assert list(typed("compress=[int8,bf16]", "runtime=[torch,onnxruntime]").compress) == ["int8", "bf16"]
+    assert list(typed("compress=bf16", "runtime=[torch,onnxruntime]").compress) == ["bf16"]
+
+
+def test_one_run_has_one_precision() -> None:
+    message = problem("compress=[int8,bf16]", "runtime=[torch,onnxruntime]")
+    assert message == "compress: int8 and bf16 ask for different precisions; keep one of them"
 
 
 def test_loss_does_not_matter_without_a_student() -> None:

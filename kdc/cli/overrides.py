@@ -20,10 +20,6 @@ if TYPE_CHECKING:
 _TOKEN = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[][{},]|[^][{},'"]+""")
 
 
-IMPLIED = {"student.layers": "student=layers"}
-"""Settings that only one choice of a group has: they choose it, unless the command line chooses itself."""
-
-
 def prepare(words: Sequence[str], *, sweep: bool = False, extra: Path | None = None) -> list[str]:
     """Overrides that Hydra will read as the user meant them, or one `KdcError` with every problem among them."""
     problems: list[str] = []
@@ -37,9 +33,7 @@ def prepare(words: Sequence[str], *, sweep: bool = False, extra: Path | None = N
     problems += _repeated(ready)
     if problems:
         raise KdcError("\n  ".join([f"{len(problems)} problems:", *problems]) if len(problems) > 1 else problems[0])
-    keys = {override.key_or_group for override in ready}
-    implied = [choice for key, choice in IMPLIED.items() if key in keys and choice.partition("=")[0] not in keys]
-    return [*implied, *(str(override.input_line) for override in ready)]
+    return [str(override.input_line) for override in ready]
 
 
 def _readable(word: str) -> str:

@@ -25,9 +25,7 @@ def test_all_groups_with_their_choices(capsys: Capture) -> None:
 def test_one_group_marks_its_default(capsys: Capture) -> None:
     assert main(["list", "student"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[1] for line in lines if line.strip().startswith("* ") and "taken" not in line] == [
-        "bert_micro"
-    ]
+    assert [line.split()[1] for line in lines if line.strip().startswith("* ") and "taken" not in line] == ["layers"]
     assert not any("onnxruntime" in line for line in lines)
 
 

@@ -19,7 +19,7 @@ SURFACE = {
         "-c", "-cd", "-h", "-m", "-p",
     },
     "list": {"GROUP", "--config-dir", "--help", "-h"},
-    "predict": {"ARTIFACT", "INPUT", "--help", "--json", "--pair", "--threads", "-h"},
+    "predict": {"ARTIFACT", "INPUT", "--help", "--json", "--pair", "--plugin", "--threads", "-h"},
     "completion": {"shell", "--help", "--words", "-h"},
 }  # fmt: skip
 

@@ -103,8 +103,3 @@ def test_choices_of_ones_own(tmp_path: Path) -> None:
     assert prepare(["student=mine"], extra=tmp_path) == ["student=mine"]
     with pytest.raises(KdcError, match="student=mine: no such choice"):
         prepare(["student=mine"])
-
-
-def test_layers_choose_their_student_unless_one_is_chosen() -> None:
-    assert prepare(["student.layers=2"]) == ["student=layers", "student.layers=2"]
-    assert prepare(["student=distilbert", "student.layers=2"]) == ["student=distilbert", "student.layers=2"]

@@ -39,7 +39,7 @@ def test_run(workdir: Path, pipeline: Calls, monkeypatch: pytest.MonkeyPatch) ->
     folder: Path = call["folder"]
     assert folder.is_absolute()
     assert folder.parents[1] == workdir / "outputs"
-    assert folder.name.endswith("-bert_tiny-bert_micro")
+    assert folder.name.endswith("-bert_tiny-layers")
     assert [path.name for path in folder.iterdir()] == ["record.json"]
     assert os.readlink("outputs/latest") == f"{folder.parent.name}/{folder.name}"  # noqa: PTH115
 
@@ -162,7 +162,7 @@ def test_cfg_prints_the_composed_config_and_runs_nothing(workdir: Path, pipeline
     assert "name: ${teacher.name}-${student.name}\n" in printed
     assert "hydra" not in printed
     assert run("--cfg", "job", "--resolve", "--package", "name") == 0
-    assert capsys.readouterr().out == "bert_tiny-bert_micro\n"
+    assert capsys.readouterr().out == "bert_tiny-layers\n"
     assert pipeline == []
     assert list(workdir.iterdir()) == []
 
