@@ -60,7 +60,8 @@ def test_the_record_is_whole(whole: RunRecord, place: Path) -> None:
     assert whole.dataset.labels == ["negative", "positive"]
     exports = [f"export {name}" for name in NAMES]
     assert [stage.name for stage in whole.stages] == [
-        "data", "teacher", "signals", "student", "compress int8", *exports, *(f"predict {name}" for name in NAMES), "latency",
+        "data", "teacher", "signals", "student", "compress int8", *exports, *(f"predict {name}" for name in NAMES),
+        "latency",
     ]  # fmt: skip
     assert whole.baseline == "teacher.torch"
     assert whole.verdict

@@ -41,6 +41,8 @@ def teacher_step(config: TeacherConfig, data: Data, train: TrainConfig, seed: in
 
         _seed(seed)
         built = build_model(config, "teacher", _needs(data))
+        if built.new_head and not trains:
+            raise KdcError("teacher.path: the files lack the weights of the head", "train one: teacher.train=always")
         record = None
         if trains:
             terms: dict[str, Term] = {"hard": HardLabels(name="hard")}
