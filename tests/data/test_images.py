@@ -44,20 +44,22 @@ def test_split_folders_and_pictures_of_several_sizes(tmp_path: Path, load) -> No
     for split in ("train", "val", "test"):
         pictures(tmp_path / split / "a", 2)
         pictures(tmp_path / split / "b", 2, size=(3, 3))
-    splits, report = load(data_dir=tmp_path.parent, image_folder={"path": tmp_path.name, "channels": 1})
+    splits, report = load(
+        task="image-classification", data_dir=tmp_path.parent, image_folder={"path": tmp_path.name, "channels": 1}
+    )
     assert report.splits == {"train": 4, "validation": 4, "test": 4}
     assert [image.shape for image in splits["train"]["image"]] == [(5, 4, 1), (5, 4, 1), (3, 3, 1), (3, 3, 1)]
 
 
 def test_image_folder_mistakes(tmp_path: Path, load) -> None:
     with pytest.raises(KdcError, match="holds no pictures; expected FOLDER/CLASS/PICTURE"):
-        load(image_folder={"path": str(tmp_path)})
+        load(task="image-classification", image_folder={"path": str(tmp_path)})
     pictures(tmp_path / "cat", 2)
     (tmp_path / "cat" / "broken.png").write_text("no picture")
     with pytest.raises(KdcError, match=r"broken\.png is not readable as a picture"):
-        load(image_folder={"path": str(tmp_path)})
+        load(task="image-classification", image_folder={"path": str(tmp_path)})
     with pytest.raises(KdcError, match=r"dataset\.image_folder\.path: .* is no folder"):
-        load(image_folder={"path": str(tmp_path / "cat" / "broken.png")})
+        load(task="image-classification", image_folder={"path": str(tmp_path / "cat" / "broken.png")})
 
 
 def test_idx_plain_and_gzip(tmp_path: Path, load) -> None:
@@ -67,17 +69,17 @@ def test_idx_plain_and_gzip(tmp_path: Path, load) -> None:
     idx(tmp_path / "labels", labels)
     files = {"train_images": "images.gz", "train_labels": "labels"}
     both = files | {"test_images": "images.gz", "test_labels": "labels"}
-    splits, report = load(data_dir=tmp_path, idx=both)
+    splits, report = load(task="image-classification", data_dir=tmp_path, idx=both)
     assert np.array_equal(splits["test"]["image"], images[..., None])
     assert np.array_equal(splits["test"]["label"], labels)
     assert report.labels == [str(i) for i in range(10)]
     assert report.splits == {"train": 36, "validation": 4, "test": 40}
     assert report.overlap["test"] == 36
     with pytest.raises(KdcError, match=r"dataset\.idx\.test_labels is not set"):
-        load(data_dir=tmp_path, idx=files | {"test_images": "images.gz"})
+        load(task="image-classification", data_dir=tmp_path, idx=files | {"test_images": "images.gz"})
     idx(tmp_path / "labels", labels[:-1])
     with pytest.raises(KdcError, match=r"40 images, .* 39 labels"):
-        load(data_dir=tmp_path, idx=files)
+        load(task="image-classification", data_dir=tmp_path, idx=files)
 
 
 def test_damaged_idx_files(tmp_path: Path) -> None:
