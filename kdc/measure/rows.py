@@ -12,9 +12,7 @@ from kdc.data.examples import Examples
 def write_rows(path: Path, examples: Examples) -> None:
     """The columns that models read; labels and the rest stay here."""
     entries = {
-        f"{column}.{i}": np.asarray(value)
-        for column in examples.inputs
-        for i, value in enumerate(examples[column])
+        f"{column}.{i}": np.asarray(value) for column in examples.inputs for i, value in enumerate(examples[column])
     }
     np.savez(path, allow_pickle=False, **entries)
 
