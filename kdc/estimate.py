@@ -98,7 +98,7 @@ class Estimator:
             shape = self.shapes[parts["artifact"]]
             cost = self._forward(shape, len(self.data.splits["test"]))
         else:
-            shape = self.shapes[parts["before"]]
+            shape = self.shapes[parts["model"]]
             cost = Cost(START_SECONDS, _idle(shape))
         self.shapes[published.key] = shape
         return cost

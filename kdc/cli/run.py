@@ -88,7 +88,7 @@ def execute(args: argparse.Namespace) -> int:
     register_base()
     # Hydra would print a traceback's remains and exit; with this it raises, and `readable_errors` speaks.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    with readable_errors(), _arguments([*flags, *words]):
+    with readable_errors(), _arguments([*flags, *words]), _log_file_closed():
         hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="run")(job)()
     kept = [outcome for outcome in outcomes if not _drop_if_empty(outcome.folder)]
     if args.multirun:
@@ -180,6 +180,19 @@ def _arguments(words: Sequence[str]) -> Iterator[None]:
         yield
     finally:
         sys.argv = before
+
+
+@contextmanager
+def _log_file_closed() -> Iterator[None]:
+    """After Hydra's job its log file is done: a later run in this process must not write into that folder."""
+    import logging
+
+    try:
+        yield
+    finally:
+        for handler in [handler for handler in logging.root.handlers if isinstance(handler, logging.FileHandler)]:
+            logging.root.removeHandler(handler)
+            handler.close()
 
 
 def _note(text: str) -> None:

@@ -6,7 +6,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from kdc.registry import Component
 
-FROM_SCRATCH, FROM_WEIGHTS = 1e-3, 5e-5
+FROM_SCRATCH, FROM_WEIGHTS = 1e-3, 1e-4
 
 
 class TrainConfig(Component):
@@ -16,7 +16,7 @@ class TrainConfig(Component):
     epochs: PositiveFloat = 3
     batch_size: PositiveInt = 32
     learning_rate: PositiveFloat | Literal["auto"] = "auto"
-    """`auto`: 5e-5 for a model that starts from trained weights, 1e-3 for one from scratch."""
+    """`auto`: 1e-4 for a model that starts from trained weights, 1e-3 for one from scratch."""
     weight_decay: NonNegativeFloat = 0.01
     warmup_ratio: float = Field(default=0.06, ge=0, lt=1)
     schedule: Literal["linear", "cosine", "constant"] = "linear"
