@@ -63,7 +63,7 @@ def test_on_the_command_line(
     (student,) = (line for line in lines if line[0] == "student")
     assert len(student[1]) == 8
     assert student[2:4] == ["to", "do"]
-    assert any(line[:4] == ["13", "of", "13", "to"] for line in lines), printed
+    assert any(line[:4] == ["14", "of", "14", "to"] for line in lines), printed
     assert "estimated" in printed
     assert [path for path in tmp_path.rglob("*") if path.is_file() and path != train] == []
     assert main(["run", "-m", *words, "seed=1,2"]) == 0

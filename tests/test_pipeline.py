@@ -186,7 +186,7 @@ def test_another_compression_computes_its_own_stages_only(place: Path, tmp_path:
     assert [v.name for v in without.variants] == ["teacher.torch", "teacher.onnxruntime", "student.onnxruntime"]
     changed = again(place, tmp_path / "b", "runtime=onnxruntime", "compress.int8.per_channel=false")
     own = "student+int8.onnxruntime"
-    assert computed(changed) == [f"export {own}", f"predict {own}", "latency"]
+    assert computed(changed) == ["compress int8", f"export {own}", f"predict {own}", "latency"]
 
 
 def test_without_a_student_the_teacher_is_compressed(place: Path, tmp_path: Path, untimed: None) -> None:
