@@ -79,7 +79,7 @@ def first_changed(before: RunConfig, after: RunConfig) -> str | None:
 TRAINING = {
     "epochs": "3",
     "batch_size": "8",
-    "learning_rate": "1e-4",
+    "learning_rate": "3e-4",
     "weight_decay": "0.1",
     "warmup_ratio": "0.2",
     "schedule": "cosine",
