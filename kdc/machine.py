@@ -32,21 +32,22 @@ PACKAGES = (
     *("scikit-learn", "pyarrow", "pydantic", "hydra-core", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf"),
 )
 
-WAIT_POLICY, SHARING = "OMP_WAIT_POLICY", "KDC_SHARES_CORES"
+WAIT_POLICY, SPINS, SHARING = "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KDC_SHARES_CORES"
 
 
 def share_cores() -> None:
-    """Let idle OpenMP threads sleep, not spin; call it before torch is loaded. Does nothing where the user chose.
+    """Let waiting (GNU) OpenMP threads sleep early; call it before torch is loaded. Leaves a user's choice alone.
 
-    A thread that spins for one that another process has pushed off its core makes training several times slower.
+    A thread that spins for one that another process has pushed off its core makes training several times slower;
+    this many spins cost nothing on a quiet machine, none at all would.
     """
-    if WAIT_POLICY not in os.environ:
-        os.environ |= {WAIT_POLICY: "PASSIVE", SHARING: "1"}
+    if WAIT_POLICY not in os.environ and SPINS not in os.environ:
+        os.environ |= {SPINS: "10000", SHARING: "1"}
 
 
 def unshared_environment() -> dict[str, str]:
     """The environment as it was before `share_cores`: for processes that are timed as users would run them."""
-    hidden = (WAIT_POLICY, SHARING) if SHARING in os.environ else ()
+    hidden = (SPINS, SHARING) if SHARING in os.environ else ()
     return {name: value for name, value in os.environ.items() if name not in hidden}
 
 

@@ -151,13 +151,14 @@ def test_nothing_heavy_is_imported() -> None:
 
 
 def test_cores_are_shared_unless_the_user_chose_and_never_while_timing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-    monkeypatch.delenv("KDC_SHARES_CORES", raising=False)
-    monkeypatch.setattr(os, "environ", os.environ.copy())
+    ours = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KDC_SHARES_CORES")
+    plain = {name: value for name, value in os.environ.items() if name not in ours}
+    monkeypatch.setattr(os, "environ", dict(plain))
     machine.share_cores()
-    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
-    assert "OMP_WAIT_POLICY" not in machine.unshared_environment()
+    assert os.environ["GOMP_SPINCOUNT"] == "10000"
+    assert machine.unshared_environment() == plain
 
-    monkeypatch.setattr(os, "environ", {"OMP_WAIT_POLICY": "ACTIVE"})
-    machine.share_cores()
-    assert machine.unshared_environment() == {"OMP_WAIT_POLICY": "ACTIVE"}
+    for chosen in ({"OMP_WAIT_POLICY": "ACTIVE"}, {"GOMP_SPINCOUNT": "7"}):
+        monkeypatch.setattr(os, "environ", dict(chosen))
+        machine.share_cores()
+        assert machine.unshared_environment() == chosen
