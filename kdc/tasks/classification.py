@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -34,9 +35,9 @@ class Classification(Task):
         if metric == "f1" and len(train.labels) != 2:
             raise KdcError(f"dataset.metric: f1 needs two labels, the data has {len(train.labels)}", "use f1_macro")
 
+    @abstractmethod
     def inputs(self, encoder: Encoder) -> tuple[Port, ...]:
         """The ports that this encoder fills."""
-        raise NotImplementedError
 
     def graphs(self, model: nn.Module, encoder: Encoder, sample: Examples) -> list[Graph]:
         from kdc.export.modules import SelectOutputs
