@@ -102,6 +102,23 @@ class MetricValue(_Part):
     primary: bool = False
 
 
+class CalibrationBin(_Part):
+    """Predictions whose confidence lies in `(low, high]`."""
+
+    low: float
+    high: float
+    n: int
+    confidence: float | None = None
+    """Mean confidence; None where the bin is empty, as `accuracy` is."""
+    accuracy: float | None = None
+
+
+class Calibration(_Part):
+    ece: float
+    """Expected calibration error: mean gap between confidence and accuracy over the bins, weighted by their rows."""
+    bins: list[CalibrationBin]
+
+
 class Quality(_Part):
     split: str
     n: int
@@ -109,6 +126,73 @@ class Quality(_Part):
     retained: float | None = None
     """Primary metric over the teacher's (the baseline's)."""
     agreement: dict[str, float] = Field(default_factory=dict)
+    calibration: Calibration | None = None
+    robustness: dict[str, MetricValue] = Field(default_factory=dict)
+    """The primary metric on perturbed rows, by the perturbation's name."""
+
+
+class Difference(_Part):
+    """A metric of one variant minus another's, on the same rows."""
+
+    value: float
+    ci95: tuple[float, float] | None = None
+    p: float | None = None
+    p_adjusted: float | None = None
+    """After the correction that the comparison names."""
+    test: str
+    """`McNemar, exact` or `paired bootstrap`."""
+
+
+class Churn(_Part):
+    """What became of single rows; a small change of the average can hide a large one here."""
+
+    n: int
+    right_to_wrong: int
+    wrong_to_right: int
+    changed: int
+    """Rows that are answered otherwise, wrong before and after included."""
+
+
+class GroupChange(_Part):
+    """Quality on a part of the rows: those of a class (recall), of a range of lengths, of a value of a column."""
+
+    by: str
+    """`class`, `length` or a column's name."""
+    group: str
+    n: int
+    value: float
+    other: float
+    difference: Difference
+
+
+class Flip(_Part):
+    """A row that one variant gets right and the other wrong."""
+
+    row: int
+    id: str
+    truth: str
+    answer: str
+    other: str
+    """What the other variant answers."""
+    confidence: float | None = None
+    inputs: dict[str, str] = Field(default_factory=dict)
+    """What the model read, by column: a text, or a picture as a `data:image/png` address."""
+    attributions: dict[str, list[tuple[str, float]]] = Field(default_factory=dict)
+    """By variant: pieces of the input and how much each spoke for the variant's own answer, signed."""
+
+
+class Comparison(_Part):
+    """One variant against another on the same test rows: what broke, and how sure that is."""
+
+    against: str
+    role: Literal["teacher", "before"]
+    """Against the baseline teacher, or against the step before in the same runtime."""
+    metrics: dict[str, Difference]
+    churn: Churn
+    groups: list[GroupChange] = Field(default_factory=list)
+    flips: list[Flip] = Field(default_factory=list)
+    correction: str = ""
+    """How p values were corrected for looking many times: `Holm over 23 tests`."""
 
 
 class Versus(_Part):
@@ -128,6 +212,8 @@ class Latency(_Part):
     samples: list[list[float]]
     """Milliseconds of every timed call, one list a process."""
     versus: list[Versus] = Field(default_factory=list)
+    joules: float | None = None
+    """Energy a call, from counters of the hardware; None where it has none that may be read."""
 
 
 class Memory(_Part):
@@ -148,6 +234,7 @@ class Variant(_Part):
     parameters: Count | None = None
     macs: MacsCount | None = None
     quality: Quality | None = None
+    comparisons: list[Comparison] = Field(default_factory=list)
     excluded: dict[str, str] = Field(default_factory=dict)
     """Modules that a precision pass left in float, and why."""
     fidelity: dict[str, Any] | None = None
@@ -157,6 +244,20 @@ class Variant(_Part):
     first_call_ms: float | None = None
     memory: Memory | None = None
     replicates: list[dict[str, Any]] = Field(default_factory=list)
+
+
+class Timing(_Part):
+    """How the latencies of a record were taken."""
+
+    rounds: int
+    processes: int
+    wall_seconds: float
+    machine: str
+    """Fingerprint of the hardware."""
+    noise_floor: float | None = None
+    """The slowdown that two identical variants were seen to show on this machine; None where it was not measured."""
+    together: list[str] = Field(default_factory=list)
+    """Names of the runs that were timed in the same rounds (a sweep)."""
 
 
 class RunRecord(_Part):
@@ -169,6 +270,7 @@ class RunRecord(_Part):
     dataset: Dataset | None = None
     stages: list[Stage] = Field(default_factory=list)
     variants: list[Variant] = Field(default_factory=list)
+    timing: Timing | None = None
     baseline: str | None = None
     verdict: str | None = None
     notes: list[str] = Field(default_factory=list)
