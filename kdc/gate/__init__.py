@@ -1,0 +1,1 @@
+"""Rules on a record that pass, fail or are inconclusive, held against a baseline."""
