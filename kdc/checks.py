@@ -27,7 +27,7 @@ FITTING = {
 def cross_check(config: RunConfig) -> list[str]:
     """Every problem, each one line that starts with its dotted key."""
     return [
-        problem for check in (_task, _layers, _loss, _precisions, _packages, _data_dir) for problem in check(config)
+        problem for check in (_task, _layers, _loss, _precisions, _runtimes, _data_dir) for problem in check(config)
     ]
 
 
@@ -111,10 +111,12 @@ def _precisions(config: RunConfig) -> Iterator[str]:
         yield f"compress={key}: no chosen runtime computes {step.precision} ({have}); {remedy}"
 
 
-def _packages(config: RunConfig) -> Iterator[str]:
+def _runtimes(config: RunConfig) -> Iterator[str]:
     for key, runtime in config.runtime.items():
         if missing := [package for package in runtime.packages if not _importable(package)]:
             yield f"runtime={key}: not installed: {', '.join(missing)}; pip install {' '.join(missing)}"
+        elif problem := runtime.unusable():
+            yield f"runtime.{key}: {problem}"
 
 
 def _importable(package: str) -> bool:

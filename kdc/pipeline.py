@@ -213,23 +213,28 @@ class _Run:
 
     def measure_latency(self, variants: Sequence[Variant], data: Data) -> None:
         """All variants together, in fresh processes; ratios are against the teacher in torch and in each runtime."""
-        from kdc.measure.latency import time_variants
+        from kdc.measure.latency import how_timed, time_variants
+        from kdc.measure.rounds import Contender
 
-        baselines = [variant.name for variant in variants if variant.point.name == "teacher"]
-        with self._stage("latency"), self.world.screen.bar("time the artifacts", "processes") as advance:
-            timings = time_variants(
-                {variant.name: self.folder / "artifacts" / variant.name for variant in variants},
-                self.config.bench,
+        baselines = tuple(variant.name for variant in variants if variant.point.name == "teacher")
+        contenders = {
+            variant.name: Contender(
+                self.folder / "artifacts" / variant.name,
                 rows=data.splits["test"],
-                baselines=baselines,
+                against=baselines,
                 plugins=self.config.plugins,
-                progress=advance,
-                notify=self.world.screen.say,
             )
+            for variant in variants
+        }
+        with self._stage("latency") as entry, self.world.screen.bar("time the artifacts", "processes") as advance:
+            timings = time_variants(contenders, self.config.bench, progress=advance, notify=self.world.screen.say)
+        self.record.timing = how_timed(
+            list(contenders), self.config.bench, seconds=entry.wall_seconds, cache_dir=self.config.cache_dir
+        )
         for name, timing in timings.items():
-            entry = self.record.variant(name)
-            entry.latency, entry.memory = timing.latency, timing.memory
-            entry.load_seconds, entry.first_call_ms = timing.load_seconds, timing.first_call_ms
+            variant = self.record.variant(name)
+            variant.latency, variant.memory = timing.latency, timing.memory
+            variant.load_seconds, variant.first_call_ms = timing.load_seconds, timing.first_call_ms
             self.record.notes += timing.notes
 
     def conclude(self) -> None:

@@ -222,6 +222,8 @@ class Memory(_Part):
     """Of a Python process before it imports anything that serves."""
     loaded_rss_bytes: int | None = None
     """After the artifact was loaded, before its first call."""
+    peak_gpu_bytes: int | None = None
+    """The most that its tensors held on the GPU; None where it ran on the CPU."""
 
 
 class Variant(_Part):

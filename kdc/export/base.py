@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
@@ -77,6 +77,15 @@ class Runtime(Component):
     precisions: ClassVar[frozenset[str]]
     packages: ClassVar[tuple[str, ...]]
     name: str
+
+    @property
+    def processor(self) -> Literal["cpu", "cuda"]:
+        """What computes: its clock and its memory tell what a call costs."""
+        return "cpu"
+
+    def unusable(self) -> str | None:
+        """Why this machine cannot run it as configured; None where it can."""
+        return None
 
     @abstractmethod
     def lower(self, graphs: Sequence[Graph], plan: PrecisionPlan, folder: Path) -> None:

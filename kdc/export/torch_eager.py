@@ -1,4 +1,4 @@
-"""PyTorch in eager mode, fp32 or bf16: the runtime that ratios are held against."""
+"""PyTorch in eager mode, fp32 or bf16, on the CPU or a GPU: the runtime that ratios are held against."""
 
 from __future__ import annotations
 
@@ -23,6 +23,18 @@ class TorchEager(Runtime):
     precisions: ClassVar[frozenset[str]] = frozenset({"fp32", "bf16"})
     packages: ClassVar[tuple[str, ...]] = ("torch", "transformers")
     name: Literal["torch"] = "torch"
+    device: Literal["cpu", "cuda"] = "cpu"
+
+    @property
+    def processor(self) -> Literal["cpu", "cuda"]:
+        return self.device
+
+    def unusable(self) -> str | None:
+        if self.device == "cpu":
+            return None
+        import torch
+
+        return None if torch.cuda.is_available() else "device=cuda, but torch sees no GPU here; use device=cpu"
 
     def lower(self, graphs: Sequence[Graph], plan: PrecisionPlan, folder: Path) -> None:
         import torch
@@ -44,11 +56,12 @@ class TorchEager(Runtime):
 
         from kdc.export.modules import call_on_arrays
 
+        if problem := self.unusable():
+            raise KdcError(f"runtime torch: {problem}")
         if threads is not None:
             torch.set_num_threads(threads)
-        return {
-            signature.name: call_on_arrays(module, signature) for signature, module in _load_modules(folder, signatures)
-        }
+        modules = _load_modules(folder, signatures, self.device)
+        return {signature.name: call_on_arrays(module, signature) for signature, module in modules}
 
     def macs(self, folder: Path, signatures: Sequence[Signature], feeds: Mapping[str, Arrays]) -> Macs:
         """As counted by torch's own FLOP counter, two FLOPs a MAC; it knows attention in its plain form only."""
@@ -72,19 +85,24 @@ def _pretrained(graphs: Sequence[Graph]) -> Any:
     return models[0] if all(model is models[0] for model in models) else None
 
 
-def _load_modules(folder: Path, signatures: Sequence[Signature]) -> list[tuple[Signature, nn.Module]]:
+def _load_modules(folder: Path, signatures: Sequence[Signature], device: str) -> list[tuple[Signature, nn.Module]]:
     import torch
 
     from kdc.export.modules import SelectOutputs
 
     if (folder / f"{signatures[0].name}.pt2").exists():
         # A .pt2 is a program and may hold pickled objects; nothing proves who wrote it. Load those of people you trust.
-        return [(s, torch.export.load(folder / f"{s.name}.pt2").module()) for s in signatures]
+        programs = [(s, torch.export.load(folder / f"{s.name}.pt2")) for s in signatures]
+        if device != "cpu":
+            from torch.export.passes import move_to_device_pass
+
+            programs = [(signature, move_to_device_pass(program, device)) for signature, program in programs]
+        return [(signature, program.module()) for signature, program in programs]
     import transformers
 
     architecture = json.loads((folder / "config.json").read_text(encoding="utf-8"))["architectures"][0]
     found = getattr(transformers, architecture, None)
     if not (isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)):
         raise KdcError(f"{folder / 'config.json'}: transformers has no model '{architecture}'", "export it again")
-    model = found.from_pretrained(folder, dtype="auto", use_safetensors=True).eval()
+    model = found.from_pretrained(folder, dtype="auto", use_safetensors=True).eval().to(device)
     return [(signature, SelectOutputs(model, signature)) for signature in signatures]

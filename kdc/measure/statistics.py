@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 ENOUGH_SAMPLES = {90: 64, 99: 662}
 """The fewest samples from which a percentile is told; with fewer, its estimate is little more than the maximum."""
@@ -18,21 +19,27 @@ def percentile(samples: Sequence[float], q: int) -> float | None:
     return float(np.percentile(samples, q)) if len(samples) >= ENOUGH_SAMPLES[q] else None
 
 
-def paired_ratio(other: Sequence[float], own: Sequence[float]) -> tuple[float, Interval | None]:
+def paired_ratio(other: ArrayLike, own: ArrayLike) -> tuple[float, Interval | None]:
     """How many times larger `other` is than `own`, round by round, with a 95% interval from three rounds on.
 
     exp of the mean of d_r = ln(other_r / own_r) over the rounds r, and of its Student t interval: a ratio of medians
     has a skewed error, its logarithm a nearly symmetric one, and drift of the machine between rounds cancels in d_r.
     """
     differences = np.log(np.asarray(other, dtype=np.float64) / np.asarray(own, dtype=np.float64))
-    mean = float(differences.mean())
     if len(differences) < 3:
-        return math.exp(mean), None
-    from scipy.stats import t
+        return math.exp(differences.mean()), None
+    mean, low, high = mean_interval(differences, 0.95)
+    return math.exp(mean), (math.exp(low), math.exp(high))
 
-    rounds = len(differences)
-    half = float(t.ppf(0.975, rounds - 1) * differences.std(ddof=1) / math.sqrt(rounds))
-    return math.exp(mean), (math.exp(mean - half), math.exp(mean + half))
+
+def mean_interval(values: np.ndarray, confidence: float) -> tuple[float, float, float]:
+    """Mean of at least two `values` and the ends of its two-sided Student t interval (Student 1908)."""
+    from scipy.special import stdtrit  # the quantile of t without the half second that importing scipy.stats takes
+
+    mean = float(values.mean())
+    quantile = float(stdtrit(len(values) - 1, (1 + confidence) / 2))
+    half = quantile * float(values.std(ddof=1)) / math.sqrt(len(values))
+    return mean, mean - half, mean + half
 
 
 def bootstrap_intervals(

@@ -1,0 +1,85 @@
+"""The noise floor of this machine: an artifact timed against itself, and what is remembered of that."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from kdc import machine
+from kdc.measure.rounds import Contender, Progress, timed_rounds
+from kdc.measure.settings import BenchConfig
+from kdc.measure.statistics import mean_interval
+from kdc.record import write_atomically
+
+ONE_SIDED = 0.90
+"""Both ends of this interval are one-sided 95% bounds, which is what a gate decides by."""
+
+
+class NoiseFloor(BaseModel):
+    """The smallest slowdown that a gate could have told from none here, with this many rounds of this workload.
+
+    An artifact is timed against itself; d_r = ln(median A' / median A) in round r. The floor is the larger absolute end
+    of the 90% t interval of mean d, as a fraction. A gate passes a candidate when its one-sided 95% bound lies within
+    the margin; the identical candidate seen here would not have passed, one way or the other, with a margin below this.
+    """
+
+    floor: float
+    rounds: int
+    workload: dict[str, Any]
+    runtime: str
+    precision: str
+    machine: str
+    """Fingerprint of the hardware."""
+    measured_at: str
+
+
+def measure_floor(
+    contender: Contender,
+    bench: BenchConfig,
+    *,
+    rounds: int,
+    progress: Progress = lambda done, total, now: None,
+    notify: Callable[[str], None] = print,
+) -> NoiseFloor:
+    """Time `contender` against itself on the first workload of `bench`: as many `rounds` as a gate's (2 or more)."""
+    from kdc.export.artifact import Artifact
+
+    artifact = Artifact.open(contender.path, contender.plugins)
+    one = bench.model_copy(update={"batches": bench.batches[:1], "lengths": bench.lengths[:1], "rows": 0})
+    twice = {"A": contender, "A again": contender}
+    with timed_rounds(twice, one, progress=progress, notify=notify) as timed:
+        timed.more(rounds)
+    (workload,) = timed.workloads["A"]
+    _, low, high = mean_interval(timed.log_ratios("A", "A again", workload), ONE_SIDED)
+    return NoiseFloor(
+        floor=math.expm1(max(abs(low), abs(high))),
+        rounds=rounds,
+        workload=workload,
+        runtime=artifact.runtime.name,
+        precision=artifact.precision,
+        machine=machine.fingerprint(),
+        measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def keep_floor(floor: NoiseFloor, cache_dir: Path) -> Path:
+    """Remember `floor` for its machine; a later one replaces it."""
+    path = _path(cache_dir, floor.machine)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, floor.model_dump_json(indent=2) + "\n")
+    return path
+
+
+def known_floor(cache_dir: Path) -> NoiseFloor | None:
+    """What was last measured on this machine; None where nothing was."""
+    path = _path(cache_dir, machine.fingerprint())
+    return NoiseFloor.model_validate_json(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _path(cache_dir: Path, fingerprint: str) -> Path:
+    return cache_dir / "noise" / f"{fingerprint}.json"

@@ -1,0 +1,82 @@
+"""Worker processes: the environment that they start in, the time that they may take, what is said when one dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kdc import machine
+from kdc.errors import KdcError
+
+LIMIT_SECONDS = 900.0
+"""A worker that runs longer than this hangs: an ordinary one takes seconds."""
+
+_THREAD_COUNTS = (
+    *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"),
+    *("NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "RAYON_NUM_THREADS"),
+)
+_NO_MEMORY = re.compile(
+    r"MemoryError|bad_?alloc|out of memory|(can't|cannot|unable to|failed to) allocate", re.IGNORECASE
+)
+_KILLED = -9
+"""What Linux does to the process that it takes memory from."""
+
+
+def worker_environment(threads: int) -> dict[str, str]:
+    """This process' environment with the threads of the numeric libraries set and its import path handed on."""
+    return {
+        **machine.unshared_environment(),
+        **dict.fromkeys(_THREAD_COUNTS, str(threads)),
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONPATH": os.pathsep.join(str(Path(entry).resolve()) for entry in sys.path),
+    }
+
+
+def run_worker(job: Mapping[str, Any], *, name: str, seconds: float = LIMIT_SECONDS) -> dict[str, Any]:
+    """One `kdc.measure.worker` on `job` (which says its `threads`), to its end: what it answers.
+
+    This process sleeps meanwhile. A worker that fails, dies or takes longer than `seconds` is a KdcError on `name`; one
+    that refuses its job (a KdcError of its own) is quoted.
+    """
+    # -P: the folder that kdc happens to be started in is no place to import from.
+    command = [sys.executable, "-P", "-m", "kdc.measure.worker"]
+    try:
+        worker = subprocess.run(
+            command,
+            input=json.dumps(job),
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            env=worker_environment(job["threads"]),
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise KdcError(
+            f"timing {name}: the process was still running after {seconds:g} s and was stopped",
+            "time less (bench.lengths, bench.batches, bench.rows) or free the machine",
+            exit_code=1,
+        ) from error
+    if worker.returncode:
+        raise _death(name, worker.returncode, worker.stderr)
+    answer: dict[str, Any] = json.loads(worker.stdout.strip().splitlines()[-1])
+    return answer
+
+
+def _death(name: str, returncode: int, stderr: str) -> KdcError:
+    said = stderr.strip().splitlines()
+    last = said[-1] if said else ""
+    if returncode == _KILLED or _NO_MEMORY.search(last):
+        ended = "was killed" if returncode == _KILLED else f"ended: {last}"
+        remedy = "out of memory? bench.batches and bench.lengths can be smaller"
+        return KdcError(f"timing {name}: the process {ended}", remedy, exit_code=1)
+    if returncode == 2:
+        return KdcError(f"timing {name}: {last}")
+    ended = f"signal {-returncode}" if returncode < 0 else f"exit code {returncode}"
+    return KdcError(f"timing {name}: the process ended with {ended}{f': {last}' if last else ''}", exit_code=1)
