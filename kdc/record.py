@@ -5,17 +5,19 @@ Field names are an interface: extend freely, rename never.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from kdc.errors import KdcError
+from kdc.files import read_json, write_atomically
 
 SCHEMA: Literal["kdc.record/1"] = "kdc.record/1"
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="allow", protected_namespaces=())
+    model_config = ConfigDict(extra="allow", protected_namespaces=(), populate_by_name=True)
 
 
 class Run(_Part):
@@ -263,8 +265,6 @@ class Timing(_Part):
 
 
 class RunRecord(_Part):
-    model_config = ConfigDict(extra="allow", protected_namespaces=(), populate_by_name=True)
-
     schema_: Literal["kdc.record/1"] = Field(default=SCHEMA, alias="schema")
     run: Run
     environment: Environment | None = None
@@ -285,15 +285,17 @@ class RunRecord(_Part):
 
     @classmethod
     def load(cls, path: Path) -> RunRecord:
-        return cls.model_validate_json(path.read_text(encoding="utf-8"))
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """A reader sees the old file or the new one, never half of one."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        fresh.write_text(text, encoding="utf-8")
-        fresh.replace(path)
-    except BaseException:
-        fresh.unlink(missing_ok=True)
-        raise
+        """The record in a file or in a run's folder; KdcError where there is none, or a newer or damaged one."""
+        file = path / "record.json" if path.is_dir() else path
+        raw = read_json(file) if file.exists() else None
+        schema = raw.get("schema") if isinstance(raw, dict) else None
+        if not str(schema).startswith("kdc.record/"):
+            raise KdcError(f"there is no record of a run in {path}", "name the folder of a run, or its record.json")
+        if schema != SCHEMA:
+            raise KdcError(f"{file}: {schema} is newer than this kdc reads ({SCHEMA})", "upgrade kdc")
+        try:
+            return cls.model_validate(raw)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise KdcError(f"{file} is damaged: {where}: {first['msg']}", "run it again") from error

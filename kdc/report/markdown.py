@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from kdc.record import RunRecord, Stage, write_atomically
+from kdc.files import write_atomically
+from kdc.record import RunRecord, Stage
 from kdc.report import table
 from kdc.report.loading import loading_snippet
 from kdc.report.verdict import verdict
