@@ -64,7 +64,7 @@ def check_extra(folder: Path) -> None:
             raise KdcError(f"{path}: kdc ships a file of that name, which would win", "give yours another name")
     with readable_errors():
         for path in files:
-            _load_yaml(path)
+            load_yaml(path)
 
 
 def quote(text: str) -> str:
@@ -135,7 +135,7 @@ def _description(path: Path) -> str:
     return ""
 
 
-def _load_yaml(path: Path) -> Mapping[str, Any]:
+def load_yaml(path: Path) -> Mapping[str, Any]:
     import yaml
 
     try:
@@ -149,4 +149,4 @@ def _load_yaml(path: Path) -> Mapping[str, Any]:
 
 
 def _run_yaml() -> Mapping[str, Any]:
-    return _load_yaml(config_dir() / "run.yaml")
+    return load_yaml(config_dir() / "run.yaml")

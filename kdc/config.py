@@ -24,6 +24,7 @@ from kdc.export.base import RUNTIMES, Runtime
 from kdc.measure.settings import BenchConfig
 from kdc.models.spec import StudentConfig, TeacherConfig
 from kdc.registry import Component, Registry, load_plugins
+from kdc.report.settings import ReportConfig
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -68,6 +69,7 @@ class RunConfig(Component):
     runtime: dict[str, SerializeAsAny[Runtime]] = Field(min_length=1)
     train: TrainConfig
     bench: BenchConfig
+    report: ReportConfig
 
 
 def to_run_config(cfg: DictConfig, *, overrides: Sequence[str] = (), notify: Notify | None = None) -> RunConfig:
@@ -125,6 +127,7 @@ class _Typing:
             "runtime": self._family(RUNTIMES, data.get("runtime"), "runtime"),
             "train": self._model(TrainConfig, data.get("train"), "train"),
             "bench": self._model(BenchConfig, data.get("bench"), "bench"),
+            "report": self._model(ReportConfig, data.get("report"), "report"),
         }
         told = frozenset(key for key in typed if any(re.match(rf"{key}\b", problem) for problem in self.problems))
         whole = {key: value for key, value in {**data, **typed}.items() if key not in told}
@@ -135,7 +138,7 @@ class _Typing:
         try:
             return model.model_validate({} if raw is None else raw)
         except ValidationError as error:
-            for key, problem in _problems(error, model, raw, where):
+            for key, problem in problems_of(error, model, raw, where):
                 if key.partition(".")[0] not in told:
                     self.problems.append(f"{key}: {problem}")
         return None
@@ -184,7 +187,7 @@ class _Typing:
                 self._notify(f"{where}.{key} is ignored: {why}")
 
 
-def _problems(error: ValidationError, model: type[BaseModel], raw: Any, where: str) -> Iterator[tuple[str, str]]:
+def problems_of(error: ValidationError, model: type[BaseModel], raw: Any, where: str) -> Iterator[tuple[str, str]]:
     """Dotted key and message of each problem; the members of a union that all refused one value speak as one."""
     found: dict[str, list[str]] = {}
     for detail in error.errors(include_url=False):
