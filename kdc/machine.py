@@ -122,9 +122,10 @@ def environment() -> Environment:
     return Environment(python=platform.python_version(), packages=packages(), cpu=cpu(), gpus=gpus(), threads=threads())
 
 
-def fingerprint() -> str:
-    """Names the hardware that times depend on: equal on equal machines."""
-    hardware = json.dumps([cpu().model_dump(), threads(), gpus()], sort_keys=True)
+def fingerprint(place: Environment | None = None) -> str:
+    """Names the hardware that times depend on: equal on equal machines; this one's, or that of a record's `place`."""
+    place = place or environment()
+    hardware = json.dumps([place.cpu.model_dump(), place.threads, place.gpus], sort_keys=True)
     return hashlib.sha256(hardware.encode()).hexdigest()[:16]
 
 

@@ -61,6 +61,11 @@ def damage_of(folder: Path) -> str | None:
         return f"{MANIFEST} is missing or unreadable"
     if key != folder.name or manifest["format"] != FORMAT:
         return f"{MANIFEST} is that of another stage"
+    return changed(folder, expected)
+
+
+def changed(folder: Path, expected: Mapping[str, Any]) -> str | None:
+    """What tells the files below `folder` from those that its manifest expects, by reading every one of them."""
     found = {path.relative_to(folder).as_posix(): path for path in _files(folder)}
     if missing := sorted(expected.keys() - found.keys()):
         return f"{missing[0]} is missing"

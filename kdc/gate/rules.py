@@ -44,16 +44,21 @@ class MetricRule(Rule):
     max: Score = None
 
 
-class LatencyRule(Rule):
-    """The median call. `max_slowdown` is of the baseline timed beside it; what is less than `floor` never fails.
+class Cell(Component):
+    """What is timed; whatever is null is as in the first workload that the run timed."""
 
-    `workload` is a cell of the bench (`{batch: 1, length: 32}`); none: the first that the run timed.
-    """
+    batch: PositiveInt | None = None
+    length: PositiveInt | None = None
+    threads: PositiveInt | None = None
+
+
+class LatencyRule(Rule):
+    """The median call. `max_slowdown` is against the baseline, timed beside it; less than `floor` never fails."""
 
     max_slowdown: Percent = None
     floor: Milliseconds = None
     max: Milliseconds = None
-    workload: dict[str, PositiveInt] | None = None
+    workload: Cell = Cell()
 
 
 class SizeRule(Rule):

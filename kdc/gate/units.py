@@ -1,4 +1,4 @@
-"""Quantities of rules as people write them (`0.5pp`, `5%`, `0.05ms`, `20MB`), read strictly: a wrong unit is an error."""
+"""Quantities of rules as people write them (`0.5pp`, `5%`, `0.05ms`, `20MB`), and nothing looser."""
 
 from __future__ import annotations
 

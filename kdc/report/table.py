@@ -21,14 +21,30 @@ class Cell:
 
 def score(name: str, value: float) -> str:
     """Shares as percentages (`88.4%`), everything else (a correlation, a perplexity) as a number."""
-    return f"{value:.1%}" if _is_share(name) else f"{value:.3f}"
+    return f"{value:.1%}" if is_share(name) else f"{value:.3f}"
 
 
 def score_interval(name: str, ci95: tuple[float, float] | None) -> str:
     """`86.9–89.8`, in the unit of `score`; empty where there is none."""
     if ci95 is None:
         return ""
-    return "{:.1f}–{:.1f}".format(*(100 * v for v in ci95)) if _is_share(name) else "{:.3f}–{:.3f}".format(*ci95)
+    return "{:.1f}–{:.1f}".format(*(100 * v for v in ci95)) if is_share(name) else "{:.3f}–{:.3f}".format(*ci95)
+
+
+def change(name: str, difference: float) -> str:
+    """A difference of two scores, signed: `−1.3 points` for shares, `−0.021` for everything else."""
+    scaled = 100 * difference if _is_share(name) else difference
+    said = f"{scaled:+.1f} points" if _is_share(name) else f"{scaled:+.3f}"
+    return said.replace("-", "−")
+
+
+def change_interval(name: str, ci95: tuple[float, float] | None) -> str:
+    """`−2.1 to −0.4`, in the unit of `change`; empty where there is none."""
+    return " to ".join(change(name, end).removesuffix(" points") for end in ci95) if ci95 else ""
+
+
+def p_value(p: float | None) -> str:
+    return MISSING if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def significant(value: float) -> str:
@@ -157,5 +173,5 @@ def _size(variant: Variant, reference: Variant | None) -> Cell:
     return Cell(own, times(reference.artifact.bytes / variant.artifact.bytes))
 
 
-def _is_share(name: str) -> bool:
+def is_share(name: str) -> bool:
     return name.startswith(("accuracy", "f1", "precision", "recall", "exact_match"))

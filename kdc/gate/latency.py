@@ -1,0 +1,163 @@
+"""Rules on time: both artifacts are timed again, here, in common rounds. A stored number is never compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from kdc import machine
+from kdc.errors import KdcError
+from kdc.gate.decision import LOOKS, judge_in_looks
+from kdc.gate.report import Result
+from kdc.gate.rules import LatencyRule
+from kdc.gate.side import Side
+from kdc.measure.noise import NoiseFloor
+from kdc.measure.rounds import Contender, Progress, Rounds, timed_rounds
+from kdc.measure.settings import BenchConfig
+from kdc.measure.workloads import Workload
+from kdc.report import table
+
+NOW, BASELINE = "now", "baseline"
+
+
+@dataclass(frozen=True)
+class Timer:
+    """What timing needs besides the artifacts: the noise known of this machine, plugins, and where to show progress."""
+
+    noise: NoiseFloor | None = None
+    plugins: Sequence[str] = ()
+    progress: Progress = lambda done, total, now: None
+    notify: Callable[[str], None] = print
+
+
+def latency_results(rule: LatencyRule, candidate: Side, baseline: Side, timer: Timer) -> list[Result]:
+    """The limits of a rule on time, in as many rounds as they need; nothing is timed that would settle nothing."""
+    workload = _workload(rule, candidate)
+    results, sides = [], {}
+    if rule.max_slowdown is not None:
+        settled = _settled(rule, candidate, baseline, workload, timer.noise)
+        if settled is None:
+            sides[BASELINE] = baseline
+        else:
+            results.append(settled)
+    if sides or rule.max is not None:
+        sides[NOW] = candidate
+        contenders = {
+            name: Contender(side.artifact, plugins=timer.plugins) for name, side in sides.items() if side.artifact
+        }
+        bench = BenchConfig(
+            name="gate",
+            batches=[workload["batch"]],
+            lengths=[workload.get("length", 1)],
+            rows=0,
+            threads=workload["threads"],
+        )
+        with timed_rounds(contenders, bench, progress=timer.progress, notify=timer.notify) as rounds:
+            results += _timed(rule, rounds, sides)
+    return results
+
+
+def _timed(rule: LatencyRule, rounds: Rounds, sides: dict[str, Side]) -> Iterator[Result]:
+    for name, side in sides.items():
+        if len(rounds.workloads[name]) != 1:
+            said = "; ".join(rounds.notes[name])
+            raise KdcError(f"{side.variant.name} of {side.place} cannot be timed: {said}", "name a latency.workload")
+    (workload,) = rounds.workloads[NOW]
+    at = table.workload(workload)
+
+    def medians(name: str, count: int) -> np.ndarray:
+        if count > rounds.count:
+            rounds.more(count - rounds.count)
+        return rounds.medians(name, workload)[:count]
+
+    if BASELINE in sides and rule.max_slowdown is not None:
+        margin = max(rule.max_slowdown, (rule.floor or 0.0) / float(np.median(medians(BASELINE, LOOKS[0]))))
+        judged = judge_in_looks(lambda n: np.log(medians(NOW, n) / medians(BASELINE, n)), margin)
+        before, now = (_ms(float(np.median(medians(name, rounds.count)))) for name in (BASELINE, NOW))
+        bounds = f"{judged.low:+.1%} to {judged.high:+.1%}"
+        yield Result(
+            rule="latency.max_slowdown",
+            limit=f"{margin:.1%}",
+            baseline=before,
+            now=now,
+            change=f"{judged.estimate:+.1%} ({bounds})",
+            outcome=judged.outcome,
+            why=(
+                f"latency is {abs(judged.estimate):.1%} {'higher' if judged.estimate > 0 else 'lower'}, {before} to "
+                f"{now} at {at} (95% bounds {bounds}, {rounds.count} rounds); {margin:.1%} is allowed"
+            ),
+            estimate=judged.estimate,
+            low=judged.low,
+            high=judged.high,
+        )
+    if (limit := rule.max) is not None:
+        judged = judge_in_looks(lambda n: np.log(medians(NOW, n) / limit), 0.0)
+        now, low, high = (_ms(limit * (1 + over)) for over in (judged.estimate, judged.low, judged.high))
+        yield Result(
+            rule="latency.max",
+            limit=_ms(limit),
+            now=f"{now} ({low} to {high})",
+            outcome=judged.outcome,
+            why=f"latency is {now} at {at} (95% bounds {low} to {high}), at most {_ms(limit)} is wanted",
+            estimate=judged.estimate,
+            low=judged.low,
+            high=judged.high,
+        )
+
+
+def _settled(
+    rule: LatencyRule, candidate: Side, baseline: Side, workload: Workload, noise: NoiseFloor | None
+) -> Result | None:
+    """What is clear of the slowdown without timing: no baseline to time, the same files, a margin below the noise."""
+    allowed, before, now = rule.max_slowdown or 0.0, _recorded(baseline, workload), _recorded(candidate, workload)
+    margin = max(allowed, (rule.floor or 0.0) / before) if before else allowed
+    result = Result(
+        rule="latency.max_slowdown",
+        limit=f"{margin:.1%}",
+        baseline=f"{_ms(before)} (recorded)" if before else "",
+        now=f"{_ms(now)} (recorded)" if now else "",
+        outcome="informational",
+        why="",
+    )
+    if reason := _incomparable(baseline):
+        return result.model_copy(update={"why": f"latency is not compared: {reason}"})
+    if candidate.sha256 == baseline.sha256:
+        return result.model_copy(update={"outcome": "pass", "why": "latency: the files are the same", "estimate": 0.0})
+    if noise is not None and margin < noise.floor:
+        why = (
+            f"latency: a margin of {margin:.1%} is below the noise of this machine, {noise.floor:.1%} "
+            f"(measured on {noise.measured_at[:10]}); ask for at least that, or quieten the machine and measure again"
+        )
+        return result.model_copy(update={"outcome": "refused", "why": why})
+    return None
+
+
+def _incomparable(baseline: Side) -> str:
+    if baseline.folder is None:
+        return f"{baseline.place} is a bare record, with nothing to time again"
+    if baseline.artifact is None:
+        return f"the artifact of {baseline.place} is gone"
+    if baseline.machine != machine.fingerprint():
+        return f"{baseline.place} is of another machine; save a baseline on this one"
+    return ""
+
+
+def _workload(rule: LatencyRule, candidate: Side) -> Workload:
+    """What the rule names; what it leaves open is as in the first workload that the run timed."""
+    first = next((each.workload for each in candidate.variant.latency if not each.workload.get("end_to_end")), {})
+    named = rule.workload.model_dump(exclude_none=True)
+    if not first and not named:
+        raise KdcError(f"{candidate.variant.name} was not timed in its run", "name a latency.workload.batch")
+    return {"batch": 1, "threads": machine.threads(), **first, **named}
+
+
+def _recorded(side: Side, workload: Workload) -> float | None:
+    """The median milliseconds that the record tells: to be shown, not to be compared."""
+    latency = table.latency_at(side.variant, workload)
+    return latency.p50_ms if latency else None
+
+
+def _ms(value: float) -> str:
+    return f"{table.significant(value)} ms"
