@@ -12,7 +12,7 @@ from typing import NoReturn
 from kdc import __version__
 from kdc.errors import KdcError, did_you_mean
 
-COMMANDS = ("run", "list", "doctor", "cache", "predict", "completion")
+COMMANDS = ("run", "list", "doctor", "cache", "predict", "gate", "completion")
 EXAMPLES = """examples:
   kdc run                                                  the embedded default: no download needed
   kdc run teacher=bert student=distilbert compress=int8    distill BERT into DistilBERT, then quantize
@@ -35,7 +35,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code of `kdc ARGV...`: 0 done, 1 failed, 2 bad input, 130 interrupted."""
+    """The exit code of `kdc ARGV...`: 0 done, 1 failed, 2 bad input, 3 and 4 of `gate`, 130 interrupted."""
     try:
         return _dispatch(list(sys.argv[1:] if argv is None else argv))
     except SystemExit as stop:  # --help, and runs that were refused between composing and starting

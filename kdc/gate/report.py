@@ -52,9 +52,12 @@ class GateReport(BaseModel):
         return next(outcome for outcome in order if outcome in found)
 
     def exit_code(self, *, strict: bool) -> int:
-        """`strict` wants every rule judged: one that is inconclusive or only informational is not."""
-        unjudged = any(result.outcome in ("inconclusive", "informational") for result in self.results)
-        return EXIT_CODES[self.outcome] or (STRICT if strict and unjudged else 0)
+        """`strict` wants every rule decided."""
+        return EXIT_CODES[self.outcome] or (STRICT if strict and self.undecided else 0)
+
+    @property
+    def undecided(self) -> list[Result]:
+        return [result for result in self.results if result.outcome in ("inconclusive", "informational")]
 
     @property
     def verdict(self) -> str:

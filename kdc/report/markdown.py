@@ -46,7 +46,7 @@ def _variants(record: RunRecord) -> str:
     ]
     if record.notes:
         notes.append("\n".join(f"- {note}" for note in record.notes))
-    return "\n\n".join(["## Variants", _grid(head, body), *notes])
+    return "\n\n".join(["## Variants", grid(head, body), *notes])
 
 
 def _latency(record: RunRecord) -> str:
@@ -75,7 +75,7 @@ def _latency(record: RunRecord) -> str:
         "percentiles that the samples allow and how many times faster than the baseline."
     )
     names = [f"{table.model_name(v)}, {v.runtime} {v.precision}" for v in timed]
-    return "\n\n".join(["## Latency", _grid(["workload", *names], body), said])
+    return "\n\n".join(["## Latency", grid(["workload", *names], body), said])
 
 
 def _without_kdc(record: RunRecord) -> str:
@@ -98,7 +98,7 @@ def _stages(record: RunRecord) -> str:
         ]
         for s in record.stages
     ]
-    return "## Stages\n\n" + _grid(["stage", "key", "", "time", "notes"], body)
+    return "## Stages\n\n" + grid(["stage", "key", "", "time", "notes"], body)
 
 
 def _training(stage: Stage) -> str:
@@ -113,7 +113,7 @@ def _training(stage: Stage) -> str:
         f"{stage.train.epochs:g} epochs, {stage.train.steps:,} steps, "
         f"{stage.train.samples_per_second:,.0f} rows a second."
     )
-    return "\n\n".join([f"## Training: {stage.name}", said, *([_grid(names, body)] if history else [])])
+    return "\n\n".join([f"## Training: {stage.name}", said, *([grid(names, body)] if history else [])])
 
 
 def _dataset(record: RunRecord) -> str:
@@ -149,6 +149,6 @@ def _plain(value: float) -> str:
     return f"{value:,.0f}" if float(value).is_integer() else f"{value:.3g}"
 
 
-def _grid(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
+def grid(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *body]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
