@@ -21,17 +21,23 @@ def to_splits(
     labels: Sequence[str] | Mapping[str, str] | None,
     *,
     needed: Sequence[str],
+    keep: Sequence[str] = (),
 ) -> tuple[Splits, list[str]]:
-    """Examples of every split that has labels, and notes on those that have none. `needed` are the task's columns."""
+    """Examples of every split that has labels, and notes on those that have none.
+
+    `needed` are the task's columns; those to `keep` become extras where a split has them.
+    """
     roles = tuple(dict.fromkeys((*INPUTS, *needed)))
     for role in columns:
         if role not in roles:
             raise KdcError(f"dataset.columns.{role}: there is no such role", did_you_mean(role, roles))
     parts = {split: _by_role(table, columns, roles, needed) for split, table in tables.items()}
+    extras = {split: _extras(table, keep) for split, table in tables.items()}
     if "label" not in needed:
         names = tuple(dict.fromkeys(labels.values() if isinstance(labels, Mapping) else labels or ()))
-        return {split: Examples(_checked(part, tables[split]), names) for split, part in parts.items()}, []
-    raw = {split: _label_keys(part.pop("label")) for split, part in parts.items()}
+        unlabelled = {split: _checked(part, tables[split]) for split, part in parts.items()}
+        return {split: Examples(part, names, extras[split]) for split, part in unlabelled.items()}, []
+    raw = {split: _strings(part.pop("label")) for split, part in parts.items()}
     names, numbers = _label_set(labels, raw["train"])
     splits: Splits = {}
     notes = []
@@ -41,7 +47,7 @@ def to_splits(
             continue
         checked = _checked(parts[split], table)
         label = _numbered(raw[split], names, numbers, table, from_train=labels is None)
-        splits[split] = Examples({**checked, "label": label}, names)
+        splits[split] = Examples({**checked, "label": label}, names, extras[split])
     present = np.unique(splits["train"]["label"])
     if len(present) < 2:
         raise KdcError(
@@ -68,7 +74,11 @@ def _by_role(
     return {role: table.columns[column] for role, column in found.items()}
 
 
-def _label_keys(column: Sequence[Any] | np.ndarray) -> list[str]:
+def _extras(table: RawTable, keep: Sequence[str]) -> dict[str, list[str]]:
+    return {name: _strings(table.columns[name]) for name in keep if name in table.columns}
+
+
+def _strings(column: Sequence[Any] | np.ndarray) -> list[str]:
     values = column.tolist() if isinstance(column, np.ndarray) else column
     return ["" if value is None else str(value).strip() for value in values]
 

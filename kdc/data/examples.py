@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -19,13 +19,17 @@ class Examples:
     Columns that tasks know: `text` and `text_pair` (lists of str), `image` (uint8 `[rows, height, width, channels]`,
     or a list of such arrays when sizes differ), `label` (int64 `[rows]`, an index into `labels`) and those that a task
     adds, such as a label a token. Rows without a class have no `label` column.
+
+    `extras` are columns of the data under their own names, as text. No model reads them and no answer is in them, so
+    ids and fingerprints know nothing of them: quality is told by their values.
     """
 
     columns: Mapping[str, Sequence[Any] | np.ndarray]
     labels: tuple[str, ...] = ()
+    extras: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        lengths = {name: len(column) for name, column in self.columns.items()}
+        lengths = {name: len(column) for name, column in [*self.columns.items(), *self.extras.items()]}
         if len(set(lengths.values())) > 1:
             raise ValueError(f"columns differ in length: {lengths}")
 
@@ -42,7 +46,8 @@ class Examples:
         picked: dict[str, Any] = {}
         for name, column in self.columns.items():
             picked[name] = column[indices] if isinstance(column, np.ndarray) else [column[int(i)] for i in indices]
-        return Examples(picked, self.labels)
+        extras = {name: [column[int(i)] for i in indices] for name, column in self.extras.items()}
+        return Examples(picked, self.labels, extras)
 
     @property
     def inputs(self) -> list[str]:

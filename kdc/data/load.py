@@ -6,17 +6,18 @@ Everything is a pure function of the configuration, the data and the seed.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from kdc.data.base import Source
+from kdc.data.base import Raw, Source
 from kdc.data.columns import to_splits
 from kdc.data.config import DatasetConfig
 from kdc.data.examples import Examples, Splits
-from kdc.errors import KdcError
+from kdc.errors import KdcError, did_you_mean
 from kdc.tasks.base import TASKS
 
 
@@ -32,15 +33,21 @@ class DataReport:
     notes: list[str] = field(default_factory=list)
 
 
-def load_splits(config: DatasetConfig, *, data_dir: Path | None, seed: int) -> tuple[Splits, DataReport]:
-    """`train`, `validation` and `test`, in the order of the source; held-out rows keep the shares of the classes."""
+def load_splits(
+    config: DatasetConfig, *, data_dir: Path | None, seed: int, keep: Sequence[str] = ()
+) -> tuple[Splits, DataReport]:
+    """`train`, `validation` and `test`, in the order of the source; held-out rows keep the shares of the classes.
+
+    Columns to `keep` are in the extras of `test`, under their own names.
+    """
     source = choose_source(config, data_dir)
     raw = source.load(data_dir)
     columns = {**config.columns, **source.columns}
-    splits, notes = to_splits(raw.tables, columns, config.labels, needed=TASKS[config.task].columns)
+    splits, notes = to_splits(raw.tables, columns, config.labels, needed=TASKS[config.task].columns, keep=keep)
     notes = [*raw.notes, *notes]
     notes += _hold_out(splits, config, seed)
     splits = {split: splits[split] for split in ("train", "validation", "test")}
+    _refuse_missing(keep, splits["test"], raw)
     if config.limit is not None:
         splits = {split: sample(examples, config.limit, seed=seed) for split, examples in splits.items()}
     for split, examples in splits.items():
@@ -97,6 +104,13 @@ def sample(examples: Examples, rows: int, *, seed: int) -> Examples:
     if rows >= len(examples):
         return examples
     return examples.select(_stratified(_classes(examples), rows, np.random.default_rng([seed, 2])))
+
+
+def _refuse_missing(keep: Sequence[str], test: Examples, raw: Raw) -> None:
+    known = {name for table in raw.tables.values() for name in table.columns}
+    for name in keep:
+        if name not in test.extras:
+            raise KdcError(f"report.slices: the test rows have no column '{name}'", did_you_mean(name, known - {name}))
 
 
 def _classes(examples: Examples) -> np.ndarray:

@@ -26,6 +26,8 @@ def save_splits(splits: Splits, folder: Path) -> None:
             _save_images(images, folder / f"{split}.image.npy", folder / f"{split}.shapes.npy")
         arrays = {name: pa.array(column) for name, column in columns.items()}
         pq.write_table(pa.table(arrays), folder / f"{split}.parquet")
+        if examples.extras:
+            pq.write_table(pa.table(dict(examples.extras)), folder / f"{split}.extras.parquet")
     (folder / CONTENTS).write_text(json.dumps(contents, indent=2) + "\n", encoding="utf-8")
 
 
@@ -43,7 +45,9 @@ def read_splits(folder: Path) -> Splits:
                 columns[name] = table.column(name).to_numpy()
             else:
                 columns[name] = table.column(name).to_pylist()
-        splits[split] = Examples(columns, tuple(contents["labels"]))
+        kept = folder / f"{split}.extras.parquet"
+        extras = pq.read_table(kept).to_pydict() if kept.exists() else {}
+        splits[split] = Examples(columns, tuple(contents["labels"]), extras)
     return splits
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,8 +14,8 @@ from kdc.store import Published
 from kdc.tasks.base import TASKS
 
 
-def data_step(config: DatasetConfig, data_dir: Path | None, seed: int) -> Step | None:
-    """The splits in the store; None where their source cannot be identified without reading it."""
+def data_step(config: DatasetConfig, data_dir: Path | None, seed: int, keep: Sequence[str] = ()) -> Step | None:
+    """The splits in the store, with columns to `keep`; None where their source cannot be told without reading it."""
     from kdc.data.saved import save_splits
 
     identity = data_identity(config, data_dir)
@@ -22,11 +23,12 @@ def data_step(config: DatasetConfig, data_dir: Path | None, seed: int) -> Step |
         return None
 
     def build(folder: Path, scratch: Path) -> None:
-        splits, report = load_splits(config, data_dir=data_dir, seed=seed)
+        splits, report = load_splits(config, data_dir=data_dir, seed=seed, keep=keep)
         save_splits(splits, folder)
         note(folder, report=asdict(report))
 
-    return Step("data", {"dataset": config, "source": identity, "seed": seed}, build)
+    parts = {"dataset": config, "source": identity, "seed": seed}
+    return Step("data", {**parts, "keep": list(keep)} if keep else parts, build)
 
 
 def read_data(published: Published) -> tuple[Splits, DataReport]:

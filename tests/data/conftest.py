@@ -1,6 +1,6 @@
 """A data set's configuration and its splits in one call."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ def configure() -> Configure:
 
 @pytest.fixture
 def load(configure: Configure) -> Load:
-    def build(*, data_dir: Path | None = None, seed: int = 0, **settings: Any) -> tuple[Splits, DataReport]:
-        return load_splits(configure(**settings), data_dir=data_dir, seed=seed)
+    def build(*, data_dir: Path | None = None, seed: int = 0, keep: Sequence[str] = (), **settings: Any) -> Any:
+        return load_splits(configure(**settings), data_dir=data_dir, seed=seed, keep=keep)
 
     return build

@@ -78,3 +78,15 @@ def test_saved_splits_come_back_equal(tmp_path: Path) -> None:
     assert again["train"]["label"].dtype == np.int64
     assert isinstance(again["validation"]["image"], np.ndarray)
     assert [image.shape for image in again["test"]["image"]] == [image.shape for image in ragged]
+
+
+def test_extras_follow_their_rows_and_leave_ids_and_fingerprints_alone(tmp_path: Path) -> None:
+    columns = {"text": ["a", "b", "c"], "label": np.array([0, 1, 1])}
+    plain, kept = Examples(columns, ("x", "y")), Examples(columns, ("x", "y"), {"source": ["web", "book", ""]})
+    assert (kept.ids, kept.fingerprint) == (plain.ids, plain.fingerprint)
+    assert kept.select([2, 0]).extras == {"source": ["", "web"]}
+    save_splits({"train": plain, "test": kept}, tmp_path)
+    read = read_splits(tmp_path)
+    assert (read["train"].extras, read["test"].extras) == ({}, {"source": ["web", "book", ""]})
+    with pytest.raises(ValueError, match="differ in length"):
+        Examples(columns, ("x", "y"), {"source": ["web"]})

@@ -212,3 +212,27 @@ def test_a_task_may_have_columns_of_its_own(tmp_path: Path, load) -> None:
             assert list(tags) == [int(text[4:]) % 2, 0, 1]
     with pytest.raises(KdcError, match=r"there is no column 'tags' among text, ner.*dataset\.columns\.tags=COLUMN"):
         load(data_dir=tmp_path, **settings)
+
+
+def test_columns_are_kept_row_by_row_through_splits_and_limits(folder: Path, load) -> None:
+    rows = [f"row {i},{'rare' if i % 10 == 0 else 'common'},source {i},{i}" for i in range(200)]
+    (folder / "train.csv").write_text("\n".join(["text,label,source,year", *rows]) + "\n")
+    splits, report = load(data_dir=folder, files={"train": "train.csv"}, limit=15, keep=["source", "year", "label"])
+    for examples in splits.values():
+        numbers = [text.split()[1] for text in examples["text"]]
+        assert examples.extras["source"] == [f"source {number}" for number in numbers]
+        assert examples.extras["year"] == numbers
+        assert examples.extras["label"] == [examples.labels[label] for label in examples["label"]]
+    plain, without = load(data_dir=folder, files={"train": "train.csv"}, limit=15)
+    assert without.fingerprint == report.fingerprint
+    assert plain["test"].extras == {}
+
+
+def test_a_column_to_keep_must_be_in_the_test_split(folder: Path, load) -> None:
+    (folder / "train.csv").write_text("text,label,source\n" + "".join(f"t {i},{'ab'[i % 2]},web\n" for i in range(40)))
+    (folder / "own.csv").write_text("text,label\nt,a\n")
+    files = {"train": "train.csv", "test": "own.csv"}
+    with pytest.raises(KdcError, match="the test rows have no column 'source'; known: label, text"):
+        load(data_dir=folder, files=files, keep=["source"])
+    with pytest.raises(KdcError, match=r"the test rows have no column 'sorce'; did you mean 'source'\?"):
+        load(data_dir=folder, files={"train": "train.csv"}, keep=["sorce"])
