@@ -18,7 +18,7 @@ from kdc.export.base import Arrays, Callables, Graph
 from kdc.registry import Registry
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 Encoded = list[dict[str, Any]]
 """Model inputs example by example, not yet padded."""
@@ -59,6 +59,8 @@ class Task(ABC):
     metrics: ClassVar[Mapping[str, bool]]
     columns: ClassVar[tuple[str, ...]]
     """What a row must have: the columns that the model reads, and those that hold what it should answer."""
+    hit_rate: ClassVar[str | None] = None
+    """The metric, if there is one, that is the share of rows whose `hits` are 1: its tests are exact."""
 
     @abstractmethod
     def check(self, splits: Splits, metric: str) -> None:
@@ -98,6 +100,21 @@ class Task(ABC):
     @abstractmethod
     def hits(self, outputs: Arrays, examples: Examples) -> np.ndarray:
         """Quality example by example, float `[rows]`: 1/0 for right and wrong. For paired tests and flips."""
+
+    def confidences(self, outputs: Arrays) -> np.ndarray | None:
+        """How probable each answer is in the model's own eyes, `[rows]` in [0, 1]; None where it does not say."""
+        return None
+
+    def groups(self, examples: Examples) -> dict[str, list[str]]:
+        """Groups that a row belongs to by what should be answered, `{"class": [...]}`, one name a row."""
+        return {}
+
+    def evidence(self, outputs: Mapping[str, Tensor], answer: Any, labels: Sequence[str]) -> Tensor | None:
+        """How strongly each row of the one graph's `outputs` speaks for `answer`: `[rows]`, differentiable.
+
+        For attributions of the input; a task that does not override it has none.
+        """
+        return None
 
     def rescore(self, outputs: Arrays, examples: Examples, draws: np.ndarray) -> dict[str, np.ndarray]:
         """Every metric `[draws]` on resampled rows, `draws` being row numbers `[draws, rows]`: for intervals.

@@ -14,13 +14,14 @@ from kdc.export.base import Arrays, Callables, Graph, Port, Signature
 from kdc.tasks.base import Encoded, Encoder, Task
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 
 class Classification(Task):
     """One label of a closed set for every row."""
 
     metrics: ClassVar[Mapping[str, bool]] = {"accuracy": True, "f1": True, "f1_macro": True, "mcc": True}
+    hit_rate: ClassVar[str | None] = "accuracy"
 
     def check(self, splits: Splits, metric: str) -> None:
         train = splits["train"]
@@ -80,6 +81,20 @@ class Classification(Task):
 
     def hits(self, outputs: Arrays, examples: Examples) -> np.ndarray:
         return (outputs["logits"].argmax(axis=-1) == examples["label"]).astype(np.float64)
+
+    def confidences(self, outputs: Arrays) -> np.ndarray:
+        """The largest softmax probability of each row."""
+        logits = outputs["logits"].astype(np.float64)
+        shares = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        largest: np.ndarray = shares.max(axis=-1) / shares.sum(axis=-1)
+        return largest
+
+    def groups(self, examples: Examples) -> dict[str, list[str]]:
+        return {"class": self.truth(examples)}
+
+    def evidence(self, outputs: Mapping[str, Tensor], answer: Any, labels: Sequence[str]) -> Tensor:
+        """The logit of the answer."""
+        return outputs["logits"][:, list(labels).index(answer)]
 
     def rescore(self, outputs: Arrays, examples: Examples, draws: np.ndarray) -> dict[str, np.ndarray]:
         """The metrics of `score`, from how often each class is true, guessed and both in each draw.
