@@ -26,9 +26,8 @@ FITTING = {
 
 def cross_check(config: RunConfig) -> list[str]:
     """Every problem, each one line that starts with its dotted key."""
-    return [
-        problem for check in (_task, _layers, _loss, _precisions, _runtimes, _data_dir) for problem in check(config)
-    ]
+    checks = (_task, _layers, _loss, _precisions, _runtimes, _data_dir, _report)
+    return [problem for check in checks for problem in check(config)]
 
 
 def modality(model: ModelConfig) -> str | None:
@@ -130,3 +129,21 @@ def _importable(package: str) -> bool:
 def _data_dir(config: RunConfig) -> Iterator[str]:
     if config.data_dir is not None and not config.data_dir.is_dir():
         yield f"data_dir: no folder '{config.data_dir}'; name one that holds the data set's files"
+
+
+def _report(config: RunConfig) -> Iterator[str]:
+    from kdc.measure.robustness import PERTURBATIONS
+    from kdc.tasks.base import TASKS, Task
+
+    if config.dataset.task not in TASKS:
+        return
+    task = TASKS[config.dataset.task]
+    fitting = [name for name, (columns, _) in PERTURBATIONS.items() if set(columns) & set(task.columns)]
+    for name in config.report.robustness:
+        if name not in fitting:
+            yield (
+                f"report.robustness: {name} is not for {task.modality}s, which dataset {config.dataset.name} holds; "
+                f"for them there is {', '.join(fitting)}"
+            )
+    if config.report.attributions != "none" and task.evidence is Task.evidence:
+        yield f"report.attributions: {task.name} has none; take report.attributions=none"

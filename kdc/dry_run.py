@@ -48,18 +48,22 @@ def plan(config: RunConfig, world: World) -> list[Line]:
     variants = [walk.export(point, runtime, data, world, look) for point, runtime in walk.cells(config, points)[0]]
     for variant in variants:
         walk.predictions(variant, data, look)
+    for name, other in walk.perturbed(data, config.report.robustness, config.seed):
+        for variant in variants:
+            walk.predictions(variant, other, look, on=name)
     lines.append(Line("latency", None, cached=False, cost=estimator.latency(variants, config.bench)))
     return lines
 
 
 def _look_at_data(config: RunConfig, world: World) -> tuple[Data, Line]:
     started = time.perf_counter()
-    step = stages.data_step(config.dataset, config.data_dir, config.seed)
+    step = stages.data_step(config.dataset, config.data_dir, config.seed, config.report.slices)
     seen = world.look(step) if step is not None else None
     if seen is not None and seen.cached:
         splits, _ = stages.read_data(seen)
     else:
-        splits, _ = load_splits(config.dataset, data_dir=config.data_dir, seed=config.seed)
+        slices = config.report.slices
+        splits, _ = load_splits(config.dataset, data_dir=config.data_dir, seed=config.seed, keep=slices)
     cost = Cost(time.perf_counter() - started, 0.0)
     data = stages.described(config.dataset, splits)
     return data, Line("data", seen.key if seen else None, seen.cached if seen else False, cost)

@@ -22,6 +22,7 @@ from kdc import machine, stages, walk
 from kdc import record as records
 from kdc.data.load import load_splits
 from kdc.errors import KdcError
+from kdc.measure.slices import cut
 from kdc.record import RunRecord
 from kdc.screen import Screen
 from kdc.stages import ARTIFACT, MODEL, Data, Step, World
@@ -139,15 +140,17 @@ class _Run:
     def load_data(self) -> Data:
         config = self.config
         with self._stage("data") as entry:
-            step = stages.data_step(config.dataset, config.data_dir, config.seed)
+            slices = config.report.slices
+            step = stages.data_step(config.dataset, config.data_dir, config.seed, slices)
             if step is None:
-                splits, report = load_splits(config.dataset, data_dir=config.data_dir, seed=config.seed)
+                splits, report = load_splits(config.dataset, data_dir=config.data_dir, seed=config.seed, keep=slices)
                 entry.key = report.fingerprint
             else:
                 published = self.world.run(step)
                 splits, report = stages.read_data(published)
                 entry.key, entry.cached = published.key, published.cached
             data = stages.described(config.dataset, splits)
+            cut(data.task, data.splits["test"], slices)  # what is wrong with a slice is said before anything is trained
         self.record.dataset = records.Dataset(
             name=report.name,
             fingerprint=report.fingerprint,
@@ -197,18 +200,11 @@ class _Run:
         )
 
     def measure_quality(self, variants: Sequence[Variant], data: Data) -> None:
-        """The same test rows for all, through the artifacts themselves; the teacher in torch is what they keep."""
-        from kdc.measure.quality import measure_quality, save_predictions
+        """The same test rows for all, through the artifacts themselves; against the teacher and the step before."""
+        from kdc.evaluate import evaluate
 
-        rows = data.splits["test"]
         (self.folder / "predictions").mkdir()
-        against = None
-        for variant in variants:
-            outputs = stages.read_outputs(walk.predictions(variant, data, self._publish))
-            quality = measure_quality(data.task, outputs, rows, split="test", primary=data.metric, against=against)
-            self.record.variant(variant.name).quality = quality
-            against = against or (quality, outputs)
-            save_predictions(self.folder / "predictions" / f"{variant.name}.parquet", data.task, outputs, rows)
+        evaluate(self.record, self.config, variants, data, self._publish, folder=self.folder / "predictions")
         self._save()
 
     def measure_latency(self, variants: Sequence[Variant], data: Data) -> None:

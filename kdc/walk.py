@@ -5,13 +5,14 @@ The pipeline enters every step for real, a dry run only looks at it: `enter(labe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
 from kdc import stages
 from kdc.compress.base import Pass
 from kdc.export.base import RUNTIMES, Runtime
+from kdc.measure.robustness import perturb
 from kdc.stages import Data, Step, World
 from kdc.store import Published
 
@@ -100,5 +101,30 @@ def export(point: Point, runtime: Runtime, data: Data, world: World, enter: Ente
     return Variant(name, point, runtime, artifact)
 
 
-def predictions(variant: Variant, data: Data, enter: Enter) -> Published:
-    return enter(f"predict {variant.name}", lambda: stages.predictions_step(variant.artifact, data, "test"))
+def predictions(variant: Variant, data: Data, enter: Enter, *, on: str = "") -> Published:
+    """What the artifact puts out for the test rows; `on` says what was done to them."""
+    label = f"predict {variant.name} {on}".rstrip()
+    return enter(label, lambda: stages.predictions_step(variant.artifact, data, "test"))
+
+
+def perturbed(data: Data, names: Sequence[str], seed: int) -> Iterator[tuple[str, Data]]:
+    """The data with other test rows, once for each perturbation."""
+    for name in names:
+        rows = perturb(data.splits["test"], name, seed=seed)
+        fingerprints = {**data.fingerprints, "test": rows.fingerprint}
+        yield name, replace(data, splits={**data.splits, "test": rows}, fingerprints=fingerprints)
+
+
+def compared(variant: Variant, variants: Sequence[Variant]) -> list[tuple[Literal["teacher", "before"], Variant]]:
+    """What a variant is held against: the baseline teacher, and the step before in its own runtime, else in torch.
+
+    One comparison where both are the same, none for the baseline.
+    """
+    baseline = variants[0]
+    if variant is baseline:
+        return []
+    found = {(other.point.name, other.runtime.name): other for other in variants}
+    steps = [(parent, name) for parent in variant.point.parents for name in (variant.runtime.name, BASELINE_RUNTIME)]
+    before = next((found[step] for step in steps if step in found), baseline)
+    pairs: list[tuple[Literal["teacher", "before"], Variant]] = [("teacher", baseline)]
+    return pairs if before is baseline else [*pairs, ("before", before)]

@@ -1,4 +1,4 @@
-"""The bootstrap over rows: metrics on rows drawn with replacement, and how far they spread. Pure functions of arrays."""
+"""The bootstrap over rows: metrics on rows drawn with replacement, and how far they spread. Pure functions."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Quality of an artifact, read off its own predictions: every metric with an interval, held against the teacher's.
 
-Says nothing about time; `latency` does.
+Says nothing about time; `latency` does. What a variant broke is `comparison`'s.
 """
 
 from __future__ import annotations
@@ -11,79 +11,49 @@ import numpy as np
 
 from kdc.data.examples import Examples
 from kdc.errors import KdcError, did_you_mean
-from kdc.export.base import Arrays
-from kdc.measure.statistics import bootstrap_intervals
-from kdc.record import MetricValue, Quality
+from kdc.measure.calibration import calibration
+from kdc.measure.flips import told
+from kdc.measure.scores import Scores, metric_value
+from kdc.record import Quality
 from kdc.tasks.base import Task
 
 
-def measure_quality(
-    task: Task,
-    outputs: Arrays,
-    examples: Examples,
-    *,
-    split: str,
-    primary: str | None = None,
-    against: tuple[Quality, Arrays] | None = None,
-) -> Quality:
-    """Every metric of `task` on what an artifact put out for `examples`.
+def measure_quality(task: Task, scores: Scores, *, split: str, primary: str, teacher: Scores | None = None) -> Quality:
+    """Every metric of `task` on one variant's rows, and its calibration where the task knows confidences.
 
-    `primary` is the metric that `retained` compares (the task's first by default). `against` holds the teacher's
-    quality and outputs on the same examples; without it there is no `retained` and no `agreement`.
+    `primary` is the metric that `retained` compares. `teacher` is the teacher on the same rows; without it there is no
+    `retained` and no `agreement`.
     """
-    _refuse_not_finite(outputs)
-    values = task.score(outputs, examples)
-    primary = primary or next(name for name in task.metrics if name in values)
-    if primary not in values:
-        raise KdcError(f"{task.name} has no metric '{primary}' on this data", did_you_mean(primary, values))
-    intervals = bootstrap_intervals(lambda draws: task.rescore(outputs, examples, draws), len(examples))
+    if primary not in scores.values:
+        raise KdcError(f"{task.name} has no metric '{primary}' on this data", did_you_mean(primary, scores.values))
     quality = Quality(
         split=split,
-        n=len(examples),
-        metrics={
-            name: MetricValue(
-                value=value,
-                ci95=intervals.get(name),
-                higher_is_better=task.metrics[name],
-                primary=name == primary,
-            )
-            for name, value in values.items()
-        },
+        n=len(scores.hits),
+        metrics={name: metric_value(task, scores, name, primary=name == primary) for name in scores.values},
+        calibration=None if scores.confidences is None else calibration(scores.confidences, scores.hits),
     )
-    if against is not None:
-        teacher, teacher_outputs = against
-        reference = teacher.metrics[primary].value
-        own, theirs = (task.answers(o, examples.labels) for o in (outputs, teacher_outputs))
-        quality.retained = values[primary] / reference if reference else None
-        quality.agreement = {"argmax": float(np.mean([a == b for a, b in zip(own, theirs, strict=True)]))}
+    if teacher is not None:
+        reference = teacher.values[primary]
+        quality.retained = scores.values[primary] / reference if reference else None
+        same = [own == other for own, other in zip(scores.answers, teacher.answers, strict=True)]
+        quality.agreement = {"argmax": float(np.mean(same))}
     return quality
 
 
-def save_predictions(path: Path, task: Task, outputs: Arrays, examples: Examples) -> None:
+def save_predictions(path: Path, task: Task, scores: Scores, examples: Examples, *, show: bool) -> None:
     """One row an example as parquet: `id`, `label`, `prediction`, `correct` and each output as a list.
 
     `id` is the example's content hash, so that rows can be joined between variants and runs without the data itself.
+    Answers that may repeat a user's row are held back unless `show`.
     """
     import pyarrow as pa
     from pyarrow import parquet
 
     columns = {
         "id": pa.array(examples.ids),
-        "label": pa.array([str(truth) for truth in task.truth(examples)]),
-        "prediction": pa.array([str(answer) for answer in task.answers(outputs, examples.labels)]),
-        "correct": pa.array(task.hits(outputs, examples) == 1.0),
-        **{name: pa.array(list(values.reshape(len(examples), -1))) for name, values in outputs.items()},
+        "label": pa.array([told(truth, examples.labels, show=show) for truth in task.truth(examples)]),
+        "prediction": pa.array([told(answer, examples.labels, show=show) for answer in scores.answers]),
+        "correct": pa.array(scores.hits == 1.0),
+        **{name: pa.array(list(values.reshape(len(examples), -1))) for name, values in scores.outputs.items()},
     }
     parquet.write_table(pa.table(columns), path, compression="zstd")
-
-
-def _refuse_not_finite(outputs: Arrays) -> None:
-    for name, values in outputs.items():
-        wrong = ~np.isfinite(values.reshape(len(values), -1)).all(axis=1)
-        if wrong.any():
-            raise KdcError(
-                f"the artifact returns {name} that are not finite on {wrong.sum()} of {len(values)} examples "
-                f"(the first is row {int(wrong.argmax())})",
-                "its numbers would mean nothing; try another precision",
-                exit_code=1,
-            )

@@ -1,9 +1,9 @@
-"""Numbers with their uncertainty: percentiles, ratios over rounds, bootstrap intervals. Pure functions of arrays."""
+"""Numbers with their uncertainty: percentiles, ratios over rounds. Pure functions of arrays."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -40,28 +40,3 @@ def mean_interval(values: np.ndarray, confidence: float) -> tuple[float, float, 
     quantile = float(stdtrit(len(values) - 1, (1 + confidence) / 2))
     half = quantile * float(values.std(ddof=1)) / math.sqrt(len(values))
     return mean, mean - half, mean + half
-
-
-def bootstrap_intervals(
-    rescore: Callable[[np.ndarray], Mapping[str, np.ndarray]], rows: int, *, resamples: int = 1000, seed: int = 0
-) -> dict[str, Interval]:
-    """95% percentile bootstrap intervals over rows (Efron and Tibshirani 1993, chapter 13), several metrics at once.
-
-    `rescore` takes row numbers `[draws, rows]` and returns every metric `[draws]`. The seed is fixed, so that variants
-    measured on the same rows are resampled alike. One row has no interval.
-    """
-    if rows < 2:
-        return {}
-    generator = np.random.default_rng(seed)
-    # A chunk of draws at a time: a thousand resamples of 10,000 rows are 80 MB of row numbers.
-    chunk = max(1, min(resamples, 1_000_000 // rows))
-    scores: dict[str, list[np.ndarray]] = {}
-    for start in range(0, resamples, chunk):
-        draws = generator.integers(0, rows, size=(min(chunk, resamples - start), rows))
-        for name, values in rescore(draws).items():
-            scores.setdefault(name, []).append(values)
-    intervals = {}
-    for name, parts in scores.items():
-        low, high = np.percentile(np.concatenate(parts), [2.5, 97.5])
-        intervals[name] = (float(low), float(high))
-    return intervals

@@ -1,6 +1,13 @@
 """The cacheable steps of a run, from data to predictions."""
 
-from kdc.stages.artifacts import compress_step, export_step, predictions_step, read_outputs
+from kdc.stages.artifacts import (
+    attributions_step,
+    compress_step,
+    export_step,
+    predictions_step,
+    read_attributions,
+    read_outputs,
+)
 from kdc.stages.base import ARTIFACT, MODEL, SUMMARY, Data, Step, World, summary
 from kdc.stages.data import data_step, described, read_data
 from kdc.stages.models import signals_step, student_step, teacher_step
@@ -12,11 +19,13 @@ __all__ = [
     "Data",
     "Step",
     "World",
+    "attributions_step",
     "compress_step",
     "data_step",
     "described",
     "export_step",
     "predictions_step",
+    "read_attributions",
     "read_data",
     "read_outputs",
     "signals_step",

@@ -1,7 +1,9 @@
-"""The steps after training: passes that change weights, export, predictions of the exported files."""
+"""The steps after training: passes that change weights, export, predictions of the exported files, attributions."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,9 +11,12 @@ import numpy as np
 
 from kdc.compress.base import Pass
 from kdc.compress.plan import PrecisionPlan
+from kdc.data.examples import Examples
 from kdc.export.base import Runtime
 from kdc.stages.base import ARTIFACT, MODEL, OUTPUTS, PLAN, Data, Step, World, made, note, packages
 from kdc.store import Published
+
+ATTRIBUTIONS = "attributions.json"
 
 
 def compress_step(step: Pass, model: Published, plan: Published | None, data: Data) -> Step:
@@ -82,3 +87,29 @@ def predictions_step(artifact: Published, data: Data, split: str) -> Step:
 def read_outputs(predictions: Published) -> dict[str, np.ndarray]:
     with np.load(predictions.path / OUTPUTS) as outputs:
         return dict(outputs)
+
+
+def attributions_step(model: Published, data: Data, rows: Examples, answers: Sequence[str], method: str) -> Step:
+    """What spoke for these answers to these rows in a model, in its own weights: `attributions.json`."""
+
+    def build(folder: Path, scratch: Path) -> None:
+        from kdc.measure.attribution import attribute
+        from kdc.models.build import load_model
+
+        found = attribute(load_model(model.path / MODEL, data.task), data.task, rows, answers, method)
+        (folder / ATTRIBUTIONS).write_text(json.dumps(found) + "\n", encoding="utf-8")
+
+    parts = {
+        "model": model.key,
+        "rows": rows.fingerprint,
+        "answers": list(answers),
+        "method": method,
+        "packages": packages("torch", "transformers"),
+    }
+    return Step("attributions", parts, build)
+
+
+def read_attributions(attributions: Published) -> list[list[tuple[str, float]]]:
+    """Pieces of each row's input with their share."""
+    rows = json.loads((attributions.path / ATTRIBUTIONS).read_text(encoding="utf-8"))
+    return [[(piece, share) for piece, share in row] for row in rows]

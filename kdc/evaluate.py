@@ -1,0 +1,99 @@
+"""Quality of a run's variants: each on the test rows, against teacher and step before, and what is asked for beyond.
+
+The stages that need computing are entered as all others of the run are; what they say goes into the record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kdc import stages, walk
+from kdc.measure.comparison import compare
+from kdc.measure.quality import measure_quality, save_predictions
+from kdc.measure.scores import Scores, metric_value, score_rows
+from kdc.measure.slices import cut
+from kdc.record import Flip, RunRecord
+from kdc.stages import Data
+from kdc.walk import Enter, Variant
+
+if TYPE_CHECKING:
+    from kdc.config import RunConfig
+
+
+def evaluate(
+    record: RunRecord, config: RunConfig, variants: Sequence[Variant], data: Data, enter: Enter, *, folder: Path
+) -> None:
+    """Fill in `quality` and `comparisons` of every variant, and write its predictions into `folder`."""
+    scores = _qualities(record, config, variants, data, enter, folder)
+    for name, perturbed in walk.perturbed(data, config.report.robustness, config.seed):
+        for variant in variants:
+            outputs = stages.read_outputs(walk.predictions(variant, perturbed, enter, on=name))
+            value = metric_value(
+                data.task, score_rows(data.task, outputs, perturbed.splits["test"]), data.metric, primary=True
+            )
+            quality = record.variant(variant.name).quality
+            assert quality is not None
+            quality.robustness[name] = value
+    rows, settings = data.splits["test"], config.report
+    slices = cut(data.task, rows, settings.slices)
+    for variant in variants:
+        record.variant(variant.name).comparisons = [
+            compare(
+                data.task, scores[variant.name], scores[other.name], rows, slices,
+                against=other.name, role=role, flips=settings.flips, show=settings.examples,
+            )
+            for role, other in walk.compared(variant, variants)
+        ]  # fmt: skip
+    if settings.attributions != "none":
+        _attribute(record, settings.attributions, variants, data, scores, enter)
+
+
+def _qualities(
+    record: RunRecord, config: RunConfig, variants: Sequence[Variant], data: Data, enter: Enter, folder: Path
+) -> dict[str, Scores]:
+    """The same test rows for all, through the artifacts themselves; the baseline teacher is what they keep."""
+    rows = data.splits["test"]
+    scores: dict[str, Scores] = {}
+    for variant in variants:
+        own = score_rows(data.task, stages.read_outputs(walk.predictions(variant, data, enter)), rows)
+        teacher = scores.get(variants[0].name)
+        record.variant(variant.name).quality = measure_quality(
+            data.task, own, split="test", primary=data.metric, teacher=teacher
+        )
+        save_predictions(folder / f"{variant.name}.parquet", data.task, own, rows, show=config.report.examples)
+        scores[variant.name] = own
+    return scores
+
+
+def _attribute(
+    record: RunRecord,
+    method: str,
+    variants: Sequence[Variant],
+    data: Data,
+    scores: Mapping[str, Scores],
+    enter: Enter,
+) -> None:
+    """For every flipped example, what spoke for the answer of either variant in the weights of its model stage."""
+    for variant in variants:
+        flips = list(_flips_of(record, variant.name))
+        if not flips:
+            continue
+        numbers = sorted({flip.row for flip in flips})
+        rows, answers = data.splits["test"].select(numbers), [scores[variant.name].answers[row] for row in numbers]
+        published = enter(
+            f"attribute {variant.name}",
+            lambda: stages.attributions_step(variant.point.model, data, rows, answers, method),  # noqa: B023
+        )
+        found = dict(zip(numbers, stages.read_attributions(published), strict=True))
+        for flip in flips:
+            flip.attributions[variant.name] = found[flip.row]
+
+
+def _flips_of(record: RunRecord, name: str) -> Iterator[Flip]:
+    """The flipped examples of all comparisons that this variant has a part in."""
+    for variant in record.variants:
+        for comparison in variant.comparisons:
+            if name in (variant.name, comparison.against):
+                yield from comparison.flips

@@ -1,0 +1,72 @@
+"""Parts of the test rows that are looked at by themselves: classes, ranges of length, values of the data's columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from kdc.data.examples import Examples
+from kdc.errors import KdcError
+from kdc.tasks.base import Task
+
+FEW_NUMBERS, MOST_VALUES = 12, 50
+"""Columns of more different numbers are cut into ranges; more values would cut too thin, and may be users' texts."""
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Rows that have something in common: `group` of what they are cut `by`."""
+
+    by: str
+    group: str
+    rows: np.ndarray
+
+
+def cut(task: Task, examples: Examples, columns: Sequence[str]) -> list[Slice]:
+    """The task's own groups (classes), quartiles of length where rows are texts, and `columns` of the data.
+
+    Columns of many numbers are cut at their quartiles, others by value. What leaves all rows in one group is left out.
+    """
+    cuts = [_by_value(by, groups) for by, groups in task.groups(examples).items()]
+    if texts := [examples[name] for name in ("text", "text_pair") if name in examples]:
+        lengths = np.array([sum(map(len, row)) for row in zip(*texts, strict=True)], dtype=np.float64)
+        cuts.append(_quartiles("length", lengths, " characters"))
+    cuts += [_by_column(column, examples.extras[column]) for column in columns]
+    return [part for parts in cuts if len(parts) > 1 for part in parts]
+
+
+def _by_column(column: str, values: Sequence[str]) -> list[Slice]:
+    distinct = len(set(values))
+    if distinct > FEW_NUMBERS and (numbers := _numbers(values)) is not None:
+        return _quartiles(column, numbers)
+    if distinct > MOST_VALUES:
+        raise KdcError(
+            f"report.slices: column '{column}' has {distinct:,} values in {len(values):,} test rows",
+            f"name columns of numbers, or of at most {MOST_VALUES} values",
+        )
+    return _by_value(column, values)
+
+
+def _numbers(values: Sequence[str]) -> np.ndarray | None:
+    try:
+        numbers = np.array([float(value) for value in values])
+    except ValueError:
+        return None
+    return numbers if np.isfinite(numbers).all() else None
+
+
+def _by_value(by: str, values: Sequence[str]) -> list[Slice]:
+    names, number = np.unique(np.asarray(values, dtype=object).astype(str), return_inverse=True)
+    return [Slice(by, str(name) or "(empty)", np.flatnonzero(number == i)) for i, name in enumerate(names)]
+
+
+def _quartiles(by: str, values: np.ndarray, unit: str = "") -> list[Slice]:
+    """Rows between the quartiles of `values` `[rows]`; equal values stay together."""
+    number = np.searchsorted(np.quantile(values, [0.25, 0.5, 0.75]), values, side="left")
+    return [
+        Slice(by, f"{values[rows].min():g}–{values[rows].max():g}{unit}", rows)
+        for i in range(4)
+        if len(rows := np.flatnonzero(number == i))
+    ]
