@@ -116,7 +116,7 @@ def test_run_yaml_names_every_group_and_a_default_that_exists() -> None:
 
 def test_every_group_folder_is_a_group() -> None:
     folders = {path.name for path in config_dir().iterdir() if path.is_dir()}
-    assert folders == {*GROUPS, "hydra"}
+    assert folders == {*GROUPS, "gate", "hydra"}
 
 
 def test_no_config_names_a_function_to_call() -> None:

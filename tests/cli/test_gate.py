@@ -1,0 +1,132 @@
+"""`kdc gate` from the command line: real flows on made-up runs, exit codes, files and one line for what is wrong."""
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from kdc.cli.main import main
+from kdc.gate import latency
+from tests.gates import TRUTH, answers, fake_timing, write_run
+
+
+@pytest.fixture
+def baseline(tmp_path: Path) -> Path:
+    run = write_run(tmp_path / "before", answers())
+    assert gate(run, "--save-baseline", tmp_path / "baseline") == 0
+    return tmp_path / "baseline"
+
+
+@pytest.fixture(autouse=True)
+def _quiet_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
+    monkeypatch.setattr(latency, "timed_rounds", fake_timing(10.1))
+
+
+def gate(*words: object) -> int:
+    return main(["gate", *map(str, words)])
+
+
+def test_a_change_that_does_nothing_passes(tmp_path: Path, baseline: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert gate(write_run(tmp_path / "now", answers()), "--baseline", baseline, "--strict") == 0
+    output = capsys.readouterr().out
+    assert output.count(" pass") == 3
+    assert output.endswith("The gate passes (student.onnxruntime).\n")
+
+
+def test_three_points_less_fail(tmp_path: Path, baseline: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    now = write_run(tmp_path / "now", answers(wrong=260))
+    files = ["--junit", tmp_path / "gate.xml", "--json", tmp_path / "gate.json", "--markdown", tmp_path / "gate.md"]
+    assert gate(now, "--baseline", baseline, *files) == 3
+    assert (
+        "The gate fails (student.onnxruntime): accuracy got worse by 3.00 points, from 90.0% to 87.0% (95% bounds "
+        "-3.64 points to -2.35 points); 1.50 points are allowed."
+    ) in capsys.readouterr().out.replace("\n", " ")
+    suite = ElementTree.parse(tmp_path / "gate.xml").getroot()[0]
+    assert suite.attrib["failures"] == "1"
+    found = json.loads((tmp_path / "gate.json").read_text())
+    assert (found["schema"], found["results"][0]["outcome"]) == ("kdc.gate/1", "fail")
+    assert found["results"][0]["estimate"] == pytest.approx(0.03)
+    assert (tmp_path / "gate.md").read_text().startswith("<!-- kdc-gate -->")
+
+
+def test_a_slower_artifact_fails(tmp_path: Path, baseline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latency, "timed_rounds", fake_timing(11.5))
+    now = write_run(tmp_path / "now", answers(), weights=b"changed")
+    assert gate(now, "--baseline", baseline) == 3
+    assert gate(now, "--baseline", baseline, "latency.max_slowdown=30%") == 0
+    assert gate(now, "--baseline", baseline, "--rules", "untimed") == 0
+
+
+def test_strict_wants_every_rule_decided(tmp_path: Path, baseline: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    elsewhere = write_run(
+        tmp_path / "elsewhere", answers(), weights=b"changed",
+        change=lambda record: record["environment"]["cpu"].update(model="other"),
+    )  # fmt: skip
+    here = tmp_path / "before"
+    assert gate(here, "--baseline", elsewhere) == 0
+    assert "elsewhere is of another machine; save a baseline on this one" in capsys.readouterr().out.replace("\n", " ")
+    assert gate(here, "--baseline", elsewhere, "--strict") == 4
+    assert capsys.readouterr().out.endswith("--strict: not decided: latency.max_slowdown\n")
+    near = write_run(tmp_path / "near", answers(wrong=228))
+    assert gate(near, "--baseline", baseline) == 0
+    assert "The gate is inconclusive" in capsys.readouterr().out
+    assert gate(near, "--baseline", baseline, "--strict") == 4
+
+
+def test_a_margin_that_cannot_be_shown_is_refused(
+    tmp_path: Path, baseline: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = write_run(tmp_path / "now", answers(moved=59))
+    assert gate(now, "--baseline", baseline, "primary.max_drop=0.5pp") == 2
+    assert "resolve 0.90 points at best" in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_a_bare_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = write_run(tmp_path / "before", answers())
+    now = write_run(tmp_path / "now", answers(wrong=260), weights=b"changed")
+    assert gate(now, "--baseline", before / "record.json", "bytes.max_growth=0%") == 0
+    outcomes = [line.split()[-1] for line in capsys.readouterr().out.splitlines()[2:5]]
+    assert outcomes == ["informational", "pass", "informational"]
+
+
+def test_the_summary_of_a_github_job_is_appended_to(
+    tmp_path: Path, baseline: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    summary = tmp_path / "summary.md"
+    summary.write_text("before\n")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+    gate(tmp_path / "before", "--baseline", baseline)
+    assert summary.read_text().startswith("before\n<!-- kdc-gate -->\n### ✅ kdc gate: pass\n")
+
+
+def test_one_row_of_the_test_set(tmp_path: Path) -> None:
+    before = write_run(tmp_path / "before", TRUTH[:1])
+    assert gate(before, "--baseline", before) == 0
+    assert gate(write_run(tmp_path / "now", 1 - TRUTH[:1]), "--baseline", before) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "one of the arguments --baseline --save-baseline is required"),
+        (["--baseline", "B", "--save-baseline", "X"], "not allowed with argument"),
+        (["--baseline", "nowhere"], "there is no record of a run in nowhere"),
+        (["--baseline", "B", "--rules", "defalt"], "no rules are called 'defalt'; did you mean 'default'?"),
+        (["--baseline", "B", "--variant", "x"], "has no variant 'x'"),
+        (["--baseline", "B", "--junit", "no/gate.xml"], "cannot write no/gate.xml; name a file in a folder"),
+        (["--baseline", "B", "--plugin", "no_such_module"], "plugins: cannot import 'no_such_module'"),
+        (["--save-baseline", "X", "bytes=null"], "'bytes=null': a baseline is saved without rules"),
+    ],
+)
+def test_bad_input_is_one_line(
+    words: list[str], said: str, tmp_path: Path, baseline: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [str(baseline) if word == "B" else word for word in words]
+    capsys.readouterr()
+    assert gate(tmp_path / "before", *words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("kdc: error: ")
+    assert error.count("\n") == 1
+    assert said in error
