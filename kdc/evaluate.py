@@ -5,7 +5,7 @@ The stages that need computing are entered as all others of the run are; what th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,7 +47,9 @@ def evaluate(
             for role, other in walk.compared(variant, variants)
         ]  # fmt: skip
     if settings.attributions != "none":
-        _attribute(record, settings.attributions, variants, data, scores, enter)
+        for variant in variants:
+            if found := list(_flips_of(record, variant.name)):
+                _attribute(found, settings.attributions, variant, scores[variant.name], data, enter)
 
 
 def _qualities(
@@ -67,28 +69,17 @@ def _qualities(
     return scores
 
 
-def _attribute(
-    record: RunRecord,
-    method: str,
-    variants: Sequence[Variant],
-    data: Data,
-    scores: Mapping[str, Scores],
-    enter: Enter,
-) -> None:
-    """For every flipped example, what spoke for the answer of either variant in the weights of its model stage."""
-    for variant in variants:
-        flips = list(_flips_of(record, variant.name))
-        if not flips:
-            continue
-        numbers = sorted({flip.row for flip in flips})
-        rows, answers = data.splits["test"].select(numbers), [scores[variant.name].answers[row] for row in numbers]
-        published = enter(
-            f"attribute {variant.name}",
-            lambda: stages.attributions_step(variant.point.model, data, rows, answers, method),  # noqa: B023
-        )
-        found = dict(zip(numbers, stages.read_attributions(published), strict=True))
-        for flip in flips:
-            flip.attributions[variant.name] = found[flip.row]
+def _attribute(flips: Sequence[Flip], method: str, variant: Variant, own: Scores, data: Data, enter: Enter) -> None:
+    """Add to these examples what spoke for the variant's answers in the weights of its model stage."""
+    numbers = sorted({flip.row for flip in flips})
+    rows, answers = data.splits["test"].select(numbers), [own.answers[number] for number in numbers]
+    published = enter(
+        f"attribute {variant.name}",
+        lambda: stages.attributions_step(variant.point.model, data, rows, answers, method),
+    )
+    found = dict(zip(numbers, stages.read_attributions(published), strict=True))
+    for flip in flips:
+        flip.attributions[variant.name] = found[flip.row]
 
 
 def _flips_of(record: RunRecord, name: str) -> Iterator[Flip]:

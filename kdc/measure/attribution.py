@@ -15,8 +15,10 @@ from kdc.models.build import Built
 from kdc.tasks.base import Task
 from kdc.tasks.text import TextEncoder
 
-STEPS, CHUNK = 48, 8
-"""Points on the path of integrated gradients, and how many go through the model at once."""
+STEPS, CHUNK = (32, 128, 512), 8
+"""Points on the way of integrated gradients, as many as it takes, and how many go through the model at once."""
+INCOMPLETE = 0.01
+"""What the shares may miss of their sum."""
 PATCHES = 16
 """Pixels are summed into patches where a picture has more of them on a side."""
 
@@ -73,13 +75,26 @@ def input_x_gradient(evidence: Evidence, point: Tensor, nothing: Tensor) -> Tens
 
 
 def integrated_gradients(evidence: Evidence, point: Tensor, nothing: Tensor) -> Tensor:
-    """The mean gradient on the straight way from `nothing` to the input, times the way; Gauss-Legendre quadrature."""
-    nodes, weights = (torch.from_numpy(values).to(point) for values in np.polynomial.legendre.leggauss(STEPS))
+    """The mean gradient on the straight way from `nothing` to the input, times the way; Gauss-Legendre quadrature.
+
+    The way is walked in finer steps until the shares add up to what they must.
+    """
+    with torch.no_grad():
+        before, after = evidence(torch.stack([nothing, point])).tolist()
+    for steps in STEPS:
+        found = (point - nothing) * _mean_gradient(evidence, point, nothing, steps)
+        if abs(float(found.sum()) - (after - before)) <= INCOMPLETE * max(abs(after - before), 1.0):
+            break
+    return found
+
+
+def _mean_gradient(evidence: Evidence, point: Tensor, nothing: Tensor, steps: int) -> Tensor:
+    nodes, weights = (torch.from_numpy(values).to(point) for values in np.polynomial.legendre.leggauss(steps))
     shares = ((nodes + 1) / 2).reshape(-1, *[1] * point.ndim)
     mean = torch.zeros_like(point)
     for some, weight in zip(shares.split(CHUNK), (weights / 2).split(CHUNK), strict=True):
         mean += torch.tensordot(weight, _gradients(evidence, nothing + some * (point - nothing)), dims=1)
-    return (point - nothing) * mean
+    return mean
 
 
 def _gradients(evidence: Evidence, points: Tensor) -> Tensor:

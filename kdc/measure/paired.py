@@ -33,13 +33,13 @@ def mcnemar(lost: int, won: int) -> float:
 def proportion_difference(lost: int, won: int, rows: int, *, confidence: float = 0.95) -> Interval | None:
     """Interval of a difference of two paired proportions, estimated by `(won - lost) / rows`.
 
-    Wald's with a row added to either kind of change (Bonett and Price 2012), which covers as often as it
-    says where changes are few, and has a width even where there are none: rows not seen may still differ. A single
-    row has no interval.
+    Wald's with half a row added to each cell of the 2 x 2 table (Agresti and Min 2005), which covers as often as it
+    says, or more often where fewer than ten rows changed; it has a width even where none did: rows that were not seen
+    may. A single row has no interval.
     """
     if rows < 2:
         return None
-    gained, given = (won + 1) / (rows + 2), (lost + 1) / (rows + 2)
+    gained, given = (won + 0.5) / (rows + 2), (lost + 0.5) / (rows + 2)
     center = gained - given
     half = _quantile(confidence) * math.sqrt((gained + given - center**2) / (rows + 2))
     return max(-1.0, center - half), min(1.0, center + half)

@@ -24,9 +24,9 @@ def test_mcnemar_is_scipys_binomial_test_and_statsmodels_exact_one(lost, won):
 
 
 def test_proportion_difference_by_hand():
-    # n = 98, 8 lost and 3 won, one more of each: (4 - 9) / 100 +- 1.95996 sqrt((0.04 + 0.09 - 0.0025) / 100)
+    # n = 98, 8 lost and 3 won, half a row more of each: (3.5 - 8.5) / 100 +- z sqrt((0.035 + 0.085 - 0.0025) / 100)
     low, high = proportion_difference(8, 3, 98)
-    half = 1.9599639845 * math.sqrt((0.13 - 0.0025) / 100)
+    half = 1.9599639845 * math.sqrt((0.12 - 0.0025) / 100)
     assert (low, high) == pytest.approx((-0.05 - half, -0.05 + half))
     narrower = proportion_difference(8, 3, 98, confidence=0.9)
     assert narrower == pytest.approx((-0.05 - half * 1.6448536 / 1.9599640, -0.05 + half * 1.6448536 / 1.9599640))
@@ -46,12 +46,20 @@ def test_one_row_has_no_interval():
 
 
 @pytest.mark.parametrize(
-    ("rows", "lost", "won"), [(1821, 0.035, 0.024), (200, 0.1, 0.05), (60, 0.15, 0.15), (1000, 0.004, 0.002)]
+    ("rows", "lost", "won"),
+    [(1821, 0.035, 0.024), (1821, 0.005, 0.003), (200, 0.1, 0.05), (60, 0.15, 0.15), (360, 0.02, 0.01), (50, 0.3, 0.1)],
 )
 def test_interval_of_accuracies_covers_the_truth_in_95_percent_of_1000_test_sets(rows, lost, won):
     tables = np.random.default_rng(0).multinomial(rows, [lost, won, 1 - lost - won], size=1000)
     intervals = [proportion_difference(int(b), int(c), rows) for b, c, _ in tables]
     assert 0.93 <= np.mean([low <= won - lost <= high for low, high in intervals]) <= 0.97
+
+
+@pytest.mark.parametrize(("rows", "change"), [(1000, 0.002), (30, 0.05)])
+def test_interval_of_accuracies_covers_no_less_where_hardly_a_row_changed(rows, change):
+    tables = np.random.default_rng(5).multinomial(rows, [change, change, 1 - 2 * change], size=1000)
+    intervals = [proportion_difference(int(b), int(c), rows) for b, c, _ in tables]
+    assert np.mean([low <= 0 <= high for low, high in intervals]) >= 0.95
 
 
 def test_mcnemar_raises_no_more_false_alarms_than_it_says():
