@@ -28,6 +28,7 @@ COMPANY = {
     ("dataset", "csv"): ["dataset.files.train=mine.csv"],
     ("compress", "bf16"): ["runtime=torch"],
     ("runtime", "torch"): ["compress=none"],
+    ("runtime", "openvino"): ["compress=none"],
 }
 EVERY = [(group, choice) for group in GROUPS for choice in choices(group)]
 ORIGIN_SETTINGS = {"path": {"revision", "label_map"}, "layers": {"pick"}, "architecture": set()}

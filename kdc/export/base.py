@@ -23,11 +23,15 @@ Callables = Mapping[str, Callable[[Arrays], Arrays]]
 
 @dataclass(frozen=True)
 class Port:
-    """One input or output: a dynamic axis has a name (`batch`, `length`), a fixed one its size."""
+    """One input or output: a dynamic axis has a name (`batch`, `length`), a fixed one its size.
+
+    `below` is the size of the vocabulary that integers are drawn from, where the graph alone tells it.
+    """
 
     name: str
     dtype: str
     axes: tuple[str | int, ...]
+    below: int | None = None
 
 
 @dataclass(frozen=True)
@@ -35,13 +39,15 @@ class Signature:
     """One graph of a task. A classifier has one (`forward`), a decoder with a cache two (`prefill`, `step`).
 
     Names are unique over inputs and outputs, as in ONNX: a cache goes in as `past_keys` and comes out as `keys`.
-    `limits` holds the largest size of a dynamic axis where there is one (`{"length": 512}`).
+    `limits` holds the largest size of a dynamic axis where there is one (`{"length": 512}`), `fixed` the only size that
+    a named axis has in files that were exported without dynamic axes (`{"batch": 1}`).
     """
 
     name: str
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
     limits: Mapping[str, int] = field(default_factory=dict)
+    fixed: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         names = [port.name for port in (*self.inputs, *self.outputs)]
@@ -100,4 +106,6 @@ class Runtime(Component):
         """Count the MACs of one call of each graph on `feeds` (by signature name), in the graph that runs."""
 
 
-RUNTIMES: Registry[Runtime] = Registry("runtime", ["kdc.export.torch_eager", "kdc.export.onnxruntime"])
+RUNTIMES: Registry[Runtime] = Registry(
+    "runtime", [f"kdc.export.{name}" for name in ("torch_eager", "onnxruntime", "openvino")]
+)

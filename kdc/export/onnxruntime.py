@@ -35,12 +35,12 @@ class OnnxRuntime(Runtime):
     def lower(self, graphs: Sequence[Graph], plan: PrecisionPlan, folder: Path) -> None:
         for graph in graphs:
             path = folder / f"{graph.signature.name}.onnx"
-            model = _export(graph)
+            model = export_onnx(graph)
             scopes = {node.name: _module_of(node, graph.prefix) for node in model.graph.node}
-            _strip(model)
+            strip(model)
             if plan.modules:
                 model = _quantize(model, scopes, plan)
-            _save(model, path)
+            save_onnx(model, path)
 
     def load(self, folder: Path, signatures: Sequence[Signature], *, threads: int | None = None) -> Callables:
         return {signature.name: _callable(_session(folder, signature, threads)) for signature in signatures}
@@ -62,7 +62,8 @@ class OnnxRuntime(Runtime):
         return Macs(total=total, int8=int8)
 
 
-def _export(graph: Graph) -> onnx.ModelProto:
+def export_onnx(graph: Graph) -> onnx.ModelProto:
+    """One graph as ONNX in float, its nodes noting the modules and the source lines that they came from."""
     import torch
 
     from kdc.export.modules import export_program
@@ -89,7 +90,7 @@ def _module_of(node: onnx.NodeProto, prefix: str) -> str | None:
     return scopes[-1].removeprefix(prefix) if scopes else None
 
 
-def _strip(model: onnx.ModelProto) -> None:
+def strip(model: onnx.ModelProto) -> None:
     """Drop the exporter's stack traces: they name files of this machine and ship with every node."""
     for item in (model, model.graph, *model.graph.node, *model.graph.value_info, *model.graph.initializer):
         if hasattr(item, "metadata_props"):
@@ -97,7 +98,8 @@ def _strip(model: onnx.ModelProto) -> None:
         item.doc_string = ""
 
 
-def _save(model: onnx.ModelProto, path: Path) -> None:
+def save_onnx(model: onnx.ModelProto, path: Path) -> None:
+    """Weights that a protobuf cannot hold go into a file beside it."""
     import onnx
 
     onnx.save(model, path, save_as_external_data=model.ByteSize() >= TWO_GIB, location=f"{path.name}.data")
@@ -119,7 +121,7 @@ def _quantize(model: onnx.ModelProto, scopes: Mapping[str, str | None], plan: Pr
     with tempfile.TemporaryDirectory() as scratch:
         source, target = Path(scratch, "float.onnx"), Path(scratch, "int8.onnx")
         for precision, names in names_by_precision.items():
-            _save(model, source)
+            save_onnx(model, source)
             with quiet():
                 quantize_dynamic(
                     source,

@@ -1,4 +1,4 @@
-"""The snippet that serves a shipped artifact without kdc: plain transformers, onnxruntime, tokenizers, Pillow."""
+"""The snippet that serves a shipped artifact without kdc: plain transformers, onnxruntime, openvino, Pillow."""
 
 from __future__ import annotations
 
@@ -49,17 +49,23 @@ session = onnxruntime.InferenceSession(f"{{folder}}/forward.onnx")
 logits = session.run(None, {{port.name: inputs[port.name] for port in session.get_inputs()}})[0]
 """
 
+OPENVINO = """\
+import openvino
+model = openvino.Core().compile_model(f"{{folder}}/forward.xml", "CPU", {{"INFERENCE_PRECISION_HINT": "f32"}})
+logits = model([inputs[port.any_name] for port in model.inputs])[0]
+"""
+
 ANSWER = "print([labels[i] for i in logits.argmax(-1)])\n"
 
 
 def loading_snippet(variant: Variant) -> str:
-    """Code for a classifier in torch or onnxruntime, read off the files that ship; empty for anything else."""
+    """Code for a classifier, read off the files that ship; empty for anything else."""
     assert variant.artifact is not None
     artifact = variant.artifact
     call = _call(artifact)
     if not call:
         return ""
-    in_torch = call is not ONNX
+    in_torch = call in (TORCH, PROGRAM)
     if "preprocessor_config.json" in artifact.files:
         batch = "pixels.transpose(2, 0, 1)[None]"
         dtype = ".bfloat16()" if variant.precision == "bf16" else ""
@@ -81,6 +87,8 @@ def _imports_first(code: str) -> str:
 def _call(artifact: Artifact) -> str:
     if "forward.onnx" in artifact.files:
         return ONNX
+    if "forward.xml" in artifact.files:
+        return OPENVINO
     if "forward.pt2" in artifact.files:
         return PROGRAM
     return TORCH if "config.json" in artifact.files else ""

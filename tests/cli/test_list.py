@@ -66,7 +66,7 @@ def test_complete(line: str, found: list[str]) -> None:
 def test_complete_a_new_word() -> None:
     assert "run" in complete("kdc ")
     assert "compress=" in complete("kdc run teacher=bert ")
-    assert complete("kdc run runtime=[onnxruntime,") == ["runtime=[onnxruntime,torch"]
+    assert complete("kdc run runtime=[onnxruntime,") == ["runtime=[onnxruntime,openvino", "runtime=[onnxruntime,torch"]
 
 
 @pytest.mark.parametrize("shell", SCRIPTS)

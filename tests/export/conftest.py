@@ -14,7 +14,7 @@ from kdc.export.base import Graph
 
 @pytest.fixture(scope="session", autouse=True)
 def _trace_each_model_once() -> Iterator[None]:
-    original, traced = lowering._export, {}
+    original, traced = lowering.export_onnx, {}
 
     def export(graph: Graph) -> onnx.ModelProto:
         model: Any = graph.module.model
@@ -26,5 +26,5 @@ def _trace_each_model_once() -> Iterator[None]:
         return copy
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lowering, "_export", export)
+        patch.setattr(lowering, "export_onnx", export)
         yield

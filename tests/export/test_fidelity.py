@@ -58,7 +58,7 @@ def built() -> Built:
 
 def spoil_export(monkeypatch: pytest.MonkeyPatch, change: Callable[[Graph], Graph]) -> None:
     """What is lowered is `change`d; what it is held against is not."""
-    for name in ("torch", "onnxruntime"):
+    for name in RUNTIMES:
         original = RUNTIMES[name].lower
 
         def lower(self: Any, graphs: Any, plan: PrecisionPlan, folder: Path, original: Any = original) -> None:
@@ -76,7 +76,7 @@ def faulty(fault: str) -> Callable[[Graph], Graph]:
     return lambda graph: replace(graph, module=Faulty(graph.module, fault), prefix="model.model.")
 
 
-@pytest.mark.parametrize("runtime", ["torch", "onnxruntime"])
+@pytest.mark.parametrize("runtime", RUNTIMES)
 def test_a_good_export_passes_and_says_what_was_seen(built: Built, tmp_path: Path, runtime: str) -> None:
     seen = exported(built, tmp_path, runtime=runtime)
     assert seen["fidelity"]["rows"] == 40
@@ -99,6 +99,7 @@ def test_a_good_export_passes_and_says_what_was_seen(built: Built, tmp_path: Pat
         ("mask dropped", "onnxruntime"),
         ("labels swapped", "torch"),
         ("labels swapped", "onnxruntime"),
+        ("labels swapped", "openvino"),
         ("segments dropped", "torch"),
         ("batch mixed", "torch"),
     ],

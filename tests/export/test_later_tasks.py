@@ -20,7 +20,7 @@ from kdc.models.build import Built
 from kdc.tasks.inference import predict_rows
 from tests import tiny, toys
 
-CELLS = [("torch", "fp32"), ("onnxruntime", "fp32")]
+CELLS = [("torch", "fp32"), ("onnxruntime", "fp32"), ("openvino", "fp32")]
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def test_a_decoder_with_a_cache_says_token_by_token_what_the_plain_loop_says(
 ) -> None:
     task = toys.ToyDecoder()
     written = tiny.artifact(tmp_path, decoder, continued, runtime=runtime, task=task)
-    suffix = {"torch": "pt2", "onnxruntime": "onnx"}[runtime]
+    suffix = {"torch": "pt2", "onnxruntime": "onnx", "openvino": "xml"}[runtime]
     assert {f"prefill.{suffix}", f"step.{suffix}"} <= {path.name for path in tmp_path.iterdir()}
     assert [signature.name for signature in written.signatures] == ["prefill", "step"]
     session = written.session()
@@ -121,7 +121,7 @@ def tagger() -> tuple[Built, Examples]:
     return Built(model, encoder, new_head=False), Examples({"text": texts["text"], "tags": tags}, labels)
 
 
-@pytest.mark.parametrize("runtime", ["torch", "onnxruntime"])
+@pytest.mark.parametrize("runtime", RUNTIMES)
 def test_a_label_a_token_through_rows_of_different_length(runtime: str, tmp_path: Path) -> None:
     built, examples = tagger()
     task = toys.ToyTagging()

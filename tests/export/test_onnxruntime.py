@@ -14,7 +14,7 @@ from kdc.compress.int8 import Int8
 from kdc.compress.plan import PrecisionPlan
 from kdc.data.examples import Examples
 from kdc.export.artifact import Artifact
-from kdc.export.base import Arrays
+from kdc.export.base import RUNTIMES, Arrays
 from kdc.models.build import Built
 from tests import tiny
 
@@ -194,7 +194,7 @@ def macs(written: Artifact, batch: Arrays) -> tuple[int, int]:
     return counted.total, counted.int8
 
 
-@pytest.mark.parametrize("runtime", ["torch", "onnxruntime"])
+@pytest.mark.parametrize("runtime", RUNTIMES)
 def test_macs_of_a_bert(bert: tuple[Built, Examples], tmp_path: Path, runtime: str) -> None:
     built, examples = bert
     written = tiny.artifact(tmp_path, built, examples, runtime=runtime)
@@ -215,7 +215,7 @@ def test_int8_macs_of_a_bert(bert: tuple[Built, Examples], tmp_path: Path) -> No
     assert macs(written, batch) == (linears + attention, linears - 2 * 3 * 11 * 32 * 64)
 
 
-@pytest.mark.parametrize("runtime", ["torch", "onnxruntime"])
+@pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize("kind", list(NET_MACS))
 def test_macs_of_the_plain_nets(kind: str, runtime: str, tmp_path: Path) -> None:
     examples = tiny.pictures(8)

@@ -23,6 +23,7 @@ CELLS = [
     ("torch", "bf16", 0.2),
     ("onnxruntime", "fp32", 1e-4),
     ("onnxruntime", "int8", 0.3),
+    ("openvino", "fp32", 1e-4),
 ]
 
 
@@ -77,7 +78,7 @@ def test_outputs_equal_the_modules(kind: str, runtime: str, precision: str, tole
             assert not np.array_equal(got, wanted), f"{name}: nothing was rounded"
 
 
-@pytest.mark.parametrize("runtime", ["torch", "onnxruntime"])
+@pytest.mark.parametrize("runtime", RUNTIMES)
 def test_rows_come_back_in_order_and_as_label_names(runtime: str, tmp_path: Path) -> None:
     built, examples = case("bert")
     session = tiny.artifact(tmp_path, built, examples, runtime=runtime).session()
@@ -88,16 +89,18 @@ def test_rows_come_back_in_order_and_as_label_names(runtime: str, tmp_path: Path
     assert session.answers(examples) == [examples.labels[i] for i in outputs.argmax(-1)]
 
 
-@pytest.mark.parametrize("runtime", ["torch", "onnxruntime"])
+@pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize("kind", ["bert", "cnn"])
 def test_what_ships_is_the_graph_the_encoder_and_the_config(kind: str, runtime: str, tmp_path: Path) -> None:
     built, examples = case(kind)
     tiny.artifact(tmp_path, built, examples, runtime=runtime)
-    graph = {("torch", "bert"): "model.safetensors", ("torch", "cnn"): "forward.pt2"}.get(
-        (runtime, kind), "forward.onnx"
-    )
+    graph = {
+        "torch": {"model.safetensors" if kind == "bert" else "forward.pt2"},
+        "onnxruntime": {"forward.onnx"},
+        "openvino": {"forward.xml", "forward.bin"},
+    }[runtime]
     encoder = {"tokenizer.json", "tokenizer_config.json"} if kind == "bert" else {"preprocessor_config.json"}
-    assert {path.name for path in tmp_path.iterdir()} == {graph, "config.json", "kdc.json", *encoder}
+    assert {path.name for path in tmp_path.iterdir()} == {*graph, "config.json", "kdc.json", *encoder}
 
 
 def test_timing_inputs_stay_within_a_small_vocabulary(tmp_path: Path) -> None:

@@ -10,8 +10,22 @@ from kdc.export.artifact import Artifact
 from kdc.measure.size import artifact_size
 from kdc.record import Variant
 from kdc.report.loading import loading_snippet
+from tests import tiny
 
 RUNTIMES = ["torch", "onnxruntime"]
+
+
+@pytest.mark.parametrize("modality", ["text", "image"])
+def test_openvino(modality, texts, images, tmp_path):
+    from PIL import Image
+
+    examples = texts if modality == "text" else images
+    built = tiny.built_bert(examples) if modality == "text" else tiny.built_net(examples, "cnn")
+    session = tiny.artifact(tmp_path, built, examples, runtime="openvino").session()
+    if modality == "image":
+        Image.fromarray(images["image"][3, :, :, 0]).save(tmp_path / "a.png")
+    said = answer_of(tmp_path, "openvino", text=texts["text"][3], png=str(tmp_path / "a.png"))
+    assert said == str(session.answers(examples.select([3])))
 
 
 def answer_of(folder, runtime, **replaced):
