@@ -14,7 +14,8 @@ from kdc.compress.plan import PrecisionPlan
 from kdc.data.examples import Examples
 from kdc.export.artifact import Artifact, write_artifact
 from kdc.export.base import RUNTIMES
-from kdc.models.build import TEXT_INPUTS, Built
+from kdc.models.build import Built
+from kdc.models.checkpoint import TEXT_INPUTS
 from kdc.tasks.base import TASKS, Task
 from kdc.tasks.text import TextEncoder, text_encoder, train_wordpiece
 

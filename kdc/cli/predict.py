@@ -45,8 +45,9 @@ def execute(args: argparse.Namespace) -> int:
     if not inputs:
         raise KdcError("stdin held no lines", "give one input a line")
     examples = read_inputs(inputs, args.pair, columns=artifact.inputs)
-    outputs = artifact.session(threads=args.threads).predict(examples)
-    answers = artifact.task.answers(outputs, artifact.labels)
+    session = artifact.session(threads=args.threads)
+    outputs = session.predict(examples)
+    answers = session.task.answers(outputs, artifact.labels)
     scores = confidences(outputs["logits"]) if "logits" in outputs else [None] * len(answers)
     _print(inputs, answers, scores, as_json=args.json)
     return 0

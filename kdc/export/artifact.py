@@ -20,7 +20,7 @@ from pydantic import TypeAdapter
 from kdc.compress.plan import PrecisionPlan
 from kdc.data.examples import Examples
 from kdc.errors import KdcError
-from kdc.export.base import RUNTIMES, Arrays, Callables, Graph, Runtime, Signature
+from kdc.export.base import RUNTIMES, Arrays, Callables, Graph, Port, Runtime, Signature
 from kdc.quiet import quiet
 from kdc.registry import load_plugins
 from kdc.tasks.base import TASKS, Encoder, Task
@@ -43,17 +43,26 @@ def write_artifact(
     if not (folder / "config.json").exists():
         with quiet():
             model_config.save_pretrained(folder)
+    signatures = tuple(graph.signature for graph in graphs)
+    own = Artifact(folder, task, runtime, plan.precision, tuple(examples.inputs), examples.labels, signatures)
+    write_manifest(own, plugins)
+
+
+def write_manifest(artifact: Artifact, plugins: Sequence[str] = ()) -> None:
+    """Make the artifact's folder, which holds its files, one that `Artifact.open` reads."""
     manifest = {
         "format": FORMAT,
-        "task": task.name,
-        "runtime": runtime.model_dump(mode="json"),
-        "precision": plan.precision,
-        "inputs": examples.inputs,
-        "labels": list(examples.labels),
+        "task": artifact.task.name if artifact.task else None,
+        "runtime": artifact.runtime.model_dump(mode="json"),
+        "precision": artifact.precision,
+        "inputs": list(artifact.inputs),
+        "labels": list(artifact.labels),
         "plugins": list(plugins),
-        "signatures": [_SIGNATURE.dump_python(graph.signature, mode="json") for graph in graphs],
+        "signatures": [
+            _SIGNATURE.dump_python(signature, mode="json", exclude_defaults=True) for signature in artifact.signatures
+        ],
     }
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    (artifact.folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
 
 _SIGNATURE = TypeAdapter(Signature)
@@ -63,10 +72,13 @@ _NAME = re.compile(r"[\w.-]+")
 
 @dataclass(frozen=True)
 class Artifact:
-    """What a folder written by `write_artifact` says about itself; `session` loads it."""
+    """What a folder written by `write_artifact` says about itself; `session` loads it.
+
+    One graph that others made and of which nobody says what it is for has no task: it can be run, and no more.
+    """
 
     folder: Path
-    task: Task
+    task: Task | None
     runtime: Runtime
     precision: str
     inputs: tuple[str, ...]
@@ -92,12 +104,12 @@ class Artifact:
                 raise KdcError(f"{folder} needs the plugin {unnamed[0]}", f"name it: --plugin {unnamed[0]}")
             runtime = RUNTIMES[manifest["runtime"]["name"]].model_validate(manifest["runtime"])
             signatures = tuple(_SIGNATURE.validate_python(s) for s in manifest["signatures"])
-            for name in (n for s in signatures for n in (s.name, *(port.name for port in (*s.inputs, *s.outputs)))):
+            for name in (signature.name for signature in signatures):
                 if not _NAME.fullmatch(name):
-                    raise ValueError(f"{name!r} is no name for a graph or its inputs and outputs")
+                    raise ValueError(f"{name!r} is no name for a graph")
             return cls(
                 folder,
-                TASKS[manifest["task"]](),
+                TASKS[manifest["task"]]() if manifest["task"] is not None else None,
                 runtime,
                 manifest["precision"],
                 tuple(manifest["inputs"]),
@@ -108,26 +120,36 @@ class Artifact:
             raise KdcError(f"{path} is damaged ({type(error).__name__}: {error})", "export it again") from error
 
     def session(self, *, threads: int | None = None) -> Session:
-        encoder = self.task.encoder.load(self.folder)
+        encoder = self.task.encoder.load(self.folder) if self.task else None
         with quiet():
             graphs = self.runtime.load(self.folder, self.signatures, threads=threads)
-        return Session(self, encoder, graphs)
+        return Session(self, graphs, encoder)
 
 
 @dataclass(frozen=True)
 class Session:
-    """An artifact that is loaded and answers."""
+    """An artifact that is loaded and answers; without a task it can only `run`."""
 
     artifact: Artifact
-    encoder: Encoder
     graphs: Callables
+    own_encoder: Encoder | None
 
     @property
     def task(self) -> Task:
+        if self.artifact.task is None:
+            raise KdcError(f"{self.artifact.folder} is a graph of no known task", "it can be timed, and no more")
         return self.artifact.task
 
+    @property
+    def encoder(self) -> Encoder:
+        if self.own_encoder is None:
+            raise KdcError(f"{self.artifact.folder} has no tokenizer or preprocessing", "it can be timed, and no more")
+        return self.own_encoder
+
     def run(self, batch: Arrays) -> Arrays:
-        """One padded batch through the task's loop."""
+        """One padded batch through the task's loop, or through the one graph there is."""
+        if self.artifact.task is None:
+            return self.graphs[self.artifact.signatures[0].name](batch)
         return self.task.predict(self.graphs, batch)
 
     def predict(self, examples: Examples, *, batch_size: int = 32) -> Arrays:
@@ -145,17 +167,22 @@ class Session:
     def example_batch(self, *, batch: int, length: int) -> Arrays:
         """Inputs of full length for timing: no padding, ids spread over the first thousand, noise for pictures."""
         random = np.random.default_rng(0)
-        ids = min(1000, getattr(self.encoder, "vocab_size", 1000))
         sizes = {"batch": batch, "length": length}
         arrays: Arrays = {}
         for port in self.artifact.signatures[0].inputs:
             shape = [sizes[axis] if isinstance(axis, str) else axis for axis in port.axes]
-            if port.name == "attention_mask":
-                arrays[port.name] = np.ones(shape, dtype=port.dtype)
-            elif port.name == "token_type_ids":
-                arrays[port.name] = np.zeros(shape, dtype=port.dtype)
-            elif np.issubdtype(np.dtype(port.dtype), np.integer):
-                arrays[port.name] = random.integers(ids // 10, ids, shape).astype(port.dtype)
-            else:
-                arrays[port.name] = random.standard_normal(shape).astype(port.dtype)
+            arrays[port.name] = self._example(port, shape, random)
         return arrays
+
+    def _example(self, port: Port, shape: Sequence[int], random: np.random.Generator) -> np.ndarray:
+        """Told by its name, as the files of others name their inputs too (`input_mask`, `segment_ids`)."""
+        if "mask" in port.name:
+            return np.ones(shape, dtype=port.dtype)
+        if "type_ids" in port.name or "segment" in port.name:
+            return np.zeros(shape, dtype=port.dtype)
+        if "position" in port.name:
+            return np.broadcast_to(np.arange(shape[-1], dtype=port.dtype), shape).copy()
+        if np.issubdtype(np.dtype(port.dtype), np.integer):
+            ids = min(1000, port.below or getattr(self.own_encoder, "vocab_size", 1000))
+            return random.integers(ids // 10, ids, shape).astype(port.dtype)
+        return random.standard_normal(shape).astype(port.dtype)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from kdc.data.examples import Examples
 from kdc.errors import KdcError, did_you_mean
 from kdc.hub import model_folder
+from kdc.models.checkpoint import TEXT_INPUTS, checkpoint_encoder, positions, text_inputs
 from kdc.models.layers import copy_layers, layer_map, layer_stack
 from kdc.models.spec import ModelConfig, StudentConfig, TeacherConfig
 from kdc.quiet import quiet
@@ -20,8 +21,6 @@ from kdc.tasks.text import TextEncoder
 
 if TYPE_CHECKING:
     from torch import nn
-
-TEXT_INPUTS = ("input_ids", "token_type_ids", "attention_mask")
 
 
 @dataclass
@@ -116,7 +115,11 @@ def _from_checkpoint(config: ModelConfig, role: str, needs: Needs) -> Built:
         _renew_head(model, len(needs.labels))
     _set_labels(model.config, needs.labels)
     new_head = order is None or bool(unread)
-    return Built(model, _checkpoint_encoder(folder, role, model, settings, needs), new_head)
+    encoder = checkpoint_encoder(
+        folder, needs.task, where=f"{role}.path: ", inputs=text_inputs(model),
+        max_length=min(needs.max_length, positions(settings, needs.max_length)),
+    )  # fmt: skip
+    return Built(model, encoder, new_head)
 
 
 def _head_order(head: Sequence[str], labels: Sequence[str], config: ModelConfig, role: str) -> list[int] | None:
@@ -212,40 +215,6 @@ def _set_labels(config: Any, labels: Sequence[str]) -> None:
     config.label2id = {name: i for i, name in enumerate(labels)}
 
 
-def _checkpoint_encoder(folder: Path, role: str, model: Any, settings: Any, needs: Needs) -> Encoder:
-    if needs.task.modality == "image":
-        from kdc.tasks.image import SETTINGS, ImageEncoder
-
-        if not (folder / SETTINGS).is_file():
-            raise KdcError(f"{role}.path: {folder} has no {SETTINGS}")
-        return ImageEncoder.load(folder)
-    from transformers import AutoTokenizer
-
-    from kdc.tasks.text import text_encoder
-
-    try:
-        with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:  # tokenizers raises no narrower class
-        raise KdcError(f"{role}.path: cannot load a tokenizer from {folder} ({_one_line(error)})") from error
-    limit = min(needs.max_length, _positions(settings, needs), tokenizer.model_max_length)
-    return text_encoder(tokenizer, max_length=limit, inputs=_text_inputs(model))
-
-
-def _positions(settings: Any, needs: Needs) -> int:
-    """How many tokens a model of these settings can take."""
-    return getattr(settings, "max_position_embeddings", None) or needs.max_length
-
-
-def _text_inputs(model: Any) -> list[str]:
-    """The inputs that this model's forward takes; segment ids only where it tells segments apart."""
-    import inspect
-
-    accepted = inspect.signature(model.forward).parameters
-    segments = getattr(model.config, "type_vocab_size", 0) > 1
-    return [name for name in TEXT_INPUTS if name in accepted and (name != "token_type_ids" or segments)]
-
-
 def _from_scratch(config: ModelConfig, role: str, needs: Needs, encoder: Encoder | None) -> Built:
     from huggingface_hub.errors import StrictDataclassError
     from transformers import CONFIG_MAPPING, AutoConfig
@@ -283,7 +252,7 @@ def _from_scratch(config: ModelConfig, role: str, needs: Needs, encoder: Encoder
     except (ValueError, TypeError, KeyError, StrictDataclassError) as error:
         raise KdcError(f"{role}.architecture: {_one_line(error)}", "see the model's config in transformers") from error
     if isinstance(encoder, TextEncoder):
-        encoder = encoder.for_model(_text_inputs(model), max_length=_positions(settings, needs))
+        encoder = encoder.for_model(text_inputs(model), max_length=positions(settings, needs.max_length))
     return Built(model, encoder, new_head=True)
 
 

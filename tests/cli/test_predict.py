@@ -35,10 +35,9 @@ def seen(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> lis
 
     kind = getattr(request, "param", "text")
     artifact = SimpleNamespace(
-        task=FakeTask(),
         inputs={"image": ("image",), "pair": ("text", "text_pair")}.get(kind, ("text",)),
         labels=("even", "odd"),
-        session=lambda threads=None: SimpleNamespace(predict=predict),
+        session=lambda threads=None: SimpleNamespace(task=FakeTask(), predict=predict),
     )
     monkeypatch.setattr(Artifact, "open", classmethod(lambda cls, folder, plugins: artifact))
     return examples_seen
