@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -27,15 +27,24 @@ from kdc.record import RunRecord
 from kdc.screen import Screen
 from kdc.stages import ARTIFACT, MODEL, Data, Step, World
 from kdc.store import Published, Store
+from kdc.timing import Untimed, time_runs
 from kdc.walk import Point, Variant
 
 if TYPE_CHECKING:
     from kdc.config import RunConfig
 
 
-def run_pipeline(config: RunConfig, folder: Path, *, command: str, overrides: Sequence[str]) -> RunRecord:
+def run_pipeline(
+    config: RunConfig,
+    folder: Path,
+    *,
+    command: str,
+    overrides: Sequence[str],
+    time_later: Callable[[Untimed], None] | None = None,
+) -> RunRecord:
     """One run into `folder`: everything measured and written, or a failed record and the error raised again.
 
+    A sweep takes the timing upon itself: `time_later` is handed what that needs, and nothing is timed or printed here.
     A dry run prints its plan, and neither writes nor measures.
     """
     run = _Run.start(config, folder, command=command, overrides=overrides)
@@ -47,8 +56,13 @@ def run_pipeline(config: RunConfig, folder: Path, *, command: str, overrides: Se
         points = run.make_models(data)
         variants = run.export_variants(points, data)
         run.measure_quality(variants, data)
-        run.measure_latency(variants, data)
-        run.conclude()
+        waiting = Untimed.of(run.record, folder, config, data.splits["test"])
+        if time_later is None:
+            run.measure_latency(waiting)
+    if time_later is None:
+        run.print_report()
+    else:
+        time_later(waiting)
     return run.record
 
 
@@ -84,7 +98,7 @@ class _Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         config = yaml.safe_dump(self.record.config, sort_keys=False, allow_unicode=True)
         (self.folder / "config.yaml").write_text(config, encoding="utf-8")
-        self._save()
+        self.record.save(self.folder / "record.json")
         try:
             yield
             self.record.run.status = "ok"
@@ -95,13 +109,9 @@ class _Run:
             raise
         finally:
             self.record.run.wall_seconds = round(time.perf_counter() - self.started, 3)
-            self._save()
+            from kdc.report.pages import save_run
 
-    def _save(self) -> None:
-        from kdc.report.markdown import write_markdown
-
-        self.record.save(self.folder / "record.json")
-        write_markdown(self.record, self.folder / "report.md")
+            save_run(self.record, self.folder)
 
     @contextmanager
     def _stage(self, name: str) -> Iterator[records.Stage]:
@@ -205,44 +215,18 @@ class _Run:
 
         (self.folder / "predictions").mkdir()
         evaluate(self.record, self.config, variants, data, self._publish, folder=self.folder / "predictions")
-        self._save()
 
-    def measure_latency(self, variants: Sequence[Variant], data: Data) -> None:
+    def measure_latency(self, run: Untimed) -> None:
         """All variants together, in fresh processes; ratios are against the teacher in torch and in each runtime."""
-        from kdc.measure.latency import how_timed, time_variants
-        from kdc.measure.rounds import Contender
+        with self._stage("latency"):
+            time_runs([run], self.world.screen)
 
-        baselines = tuple(variant.name for variant in variants if variant.point.name == "teacher")
-        contenders = {
-            variant.name: Contender(
-                self.folder / "artifacts" / variant.name,
-                rows=data.splits["test"],
-                against=baselines,
-                plugins=self.config.plugins,
-            )
-            for variant in variants
-        }
-        with self._stage("latency") as entry, self.world.screen.bar("time the artifacts", "processes") as advance:
-            timings = time_variants(contenders, self.config.bench, progress=advance, notify=self.world.screen.say)
-        self.record.timing = how_timed(
-            list(contenders), self.config.bench, seconds=entry.wall_seconds, cache_dir=self.config.cache_dir
-        )
-        for name, timing in timings.items():
-            variant = self.record.variant(name)
-            variant.latency, variant.memory = timing.latency, timing.memory
-            variant.load_seconds, variant.first_call_ms = timing.load_seconds, timing.first_call_ms
-            self.record.notes += timing.notes
-
-    def conclude(self) -> None:
+    def print_report(self) -> None:
         from rich.console import Console
 
         from kdc.report.console import print_report
-        from kdc.report.verdict import verdict
 
-        self.record.run.status = "ok"
-        self.record.verdict = verdict(self.record)
-        self._save()
-        print_report(self.record, Console(), report=self.folder / "report.md")
+        print_report(self.record, Console(), report=self.folder / "report.html")
 
 
 def _link(link: Path, target: Path) -> None:

@@ -24,6 +24,8 @@ from kdc.errors import KdcError
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from kdc.timing import Untimed
+
 SUMMARY = "distill, compress, export, measure and report"
 EPILOG = """examples:
   kdc run                                                    the embedded default: no download needed
@@ -56,7 +58,7 @@ def execute(args: argparse.Namespace) -> int:
 
     from kdc.cli.main import report
     from kdc.cli.overrides import prepare
-    from kdc.cli.sweep import Outcome, run_job, summarize, task_words
+    from kdc.cli.sweep import Outcome, run_job, summarize, task_words, time_jobs
     from kdc.machine import share_cores
 
     share_cores()
@@ -71,6 +73,7 @@ def execute(args: argparse.Namespace) -> int:
     flags += ["--package", args.package] if args.package else []
     command = shlex.join(["kdc", *sys.argv[1:]])
     outcomes: list[Outcome] = []
+    untimed: list[Untimed] = []
     sweep_folder: list[Path] = []
 
     def job(cfg: DictConfig) -> float:
@@ -78,8 +81,14 @@ def execute(args: argparse.Namespace) -> int:
         overrides = task_words(settings)
         if args.multirun:
             sweep_folder[:] = [Path(settings.sweep.dir)]
-            print(f"\njob {len(outcomes) + 1}: {' '.join(overrides)}", file=sys.stderr)
-        outcome = run_job(cfg, overrides, folder=Path(settings.runtime.output_dir), command=command)
+            print(f"\n{Path(settings.runtime.output_dir).name}: {' '.join(overrides)}", file=sys.stderr)
+        outcome = run_job(
+            cfg,
+            overrides,
+            folder=Path(settings.runtime.output_dir),
+            command=command,
+            time_later=untimed.append if args.multirun else None,
+        )
         outcomes.append(outcome)
         if args.multirun and outcome.error is not None:
             report(outcome.error)
@@ -92,7 +101,10 @@ def execute(args: argparse.Namespace) -> int:
         hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="run")(job)()
     kept = [outcome for outcome in outcomes if not _drop_if_empty(outcome.folder)]
     if args.multirun:
-        summarize(outcomes)
+        try:
+            time_jobs(untimed)
+        finally:
+            summarize(outcomes, sweep_folder[0])
         if any(outcome.error is None for outcome in kept):
             link_latest(sweep_folder[0])
         elif not kept and outcomes:

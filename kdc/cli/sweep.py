@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdc.cli.main import describe
 from kdc.errors import KdcError
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
-    from rich.table import Table
 
     from kdc.config import Notify
     from kdc.record import RunRecord
-
-RIGHT = frozenset({"job", "quality", "retained", "size", "p50 ms", "speed-up"})
+    from kdc.timing import Untimed
 
 
 @dataclass(frozen=True)
@@ -40,7 +37,14 @@ class Outcome:
         return math.nan if quality is None else primary(quality)[1].value
 
 
-def run_job(cfg: DictConfig, overrides: list[str], *, folder: Path, command: str) -> Outcome:
+def run_job(
+    cfg: DictConfig,
+    overrides: list[str],
+    *,
+    folder: Path,
+    command: str,
+    time_later: Callable[[Untimed], None] | None = None,
+) -> Outcome:
     """Run the pipeline. It writes a failed record itself; here the error is kept for whoever asked for the job."""
     from kdc.config import to_run_config
 
@@ -48,9 +52,8 @@ def run_job(cfg: DictConfig, overrides: list[str], *, folder: Path, command: str
         config = to_run_config(cfg, overrides=overrides)
         from kdc.pipeline import run_pipeline
 
-        return Outcome(
-            overrides, folder, record=run_pipeline(config, folder=folder, command=command, overrides=overrides)
-        )
+        record = run_pipeline(config, folder, command=command, overrides=overrides, time_later=time_later)
+        return Outcome(overrides, folder, record=record)
     except Exception as error:
         return Outcome(overrides, folder, error=error)
     except SystemExit as stop:  # a library that gives up must not take the other jobs with it
@@ -102,47 +105,35 @@ def check_jobs(config: DictConfig, notify: Notify) -> None:
         raise KdcError("\n  ".join(["the sweep was not started:", *lines]) if len(lines) > 1 else lines[0])
 
 
-def summarize(outcomes: Sequence[Outcome]) -> None:
-    """The table of all jobs on stdout, then the errors in full: a table's column is too narrow for them."""
+def time_jobs(waiting: Sequence[Untimed]) -> None:
+    """Time the artifacts of all jobs in common rounds, now that nothing trains any more, and complete their records."""
+    from kdc import record
+    from kdc.report.pages import save_run
+    from kdc.screen import Screen
+    from kdc.timing import time_runs
+
+    if waiting:
+        print(file=sys.stderr)
+        time_runs(waiting, Screen())
+    for run in waiting:
+        assert run.record.timing is not None
+        run.record.stages.append(
+            record.Stage(name="latency", key="", cached=False, wall_seconds=run.record.timing.wall_seconds)
+        )
+        save_run(run.record, run.folder)
+
+
+def summarize(outcomes: Sequence[Outcome], folder: Path) -> None:
+    """The sweep's pages and leaderboard; the errors of jobs that came to no record stand nowhere else."""
     from rich.console import Console
 
-    console = Console()
-    console.print(_table(outcomes))
-    for number, outcome in enumerate(outcomes, 1):
-        if outcome.error is not None:
-            print(f"job {number} ({' '.join(outcome.overrides)}) failed: {describe(outcome.error)}", file=sys.stderr)
+    from kdc.report.leaderboard import print_leaderboard, read_sweep
+    from kdc.report.sweep import write_sweep_report
 
-
-def _table(outcomes: Sequence[Outcome]) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    from kdc.report.table import MISSING, first_workload, latency_at, primary, score, significant, size, times, versus
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="every job by its last variant", title_justify="left")
-    words = [outcome.overrides for outcome in outcomes]
-    common = set.intersection(*map(set, words)) if len(words) > 1 else set()
-    for header in ("job", "overrides", "status", "quality", "retained", "size", "p50 ms", "speed-up"):
-        table.add_column(
-            header, justify="right" if header in RIGHT else "left", no_wrap=header in RIGHT, overflow="fold"
-        )
-    for number, outcome in enumerate(outcomes, 1):
-        record = outcome.record
-        variant = record.variants[-1] if record is not None and record.variants else None
-        cells = [MISSING] * 5
-        if record is not None and variant is not None:
-            latency = latency_at(variant, first_workload(record))
-            faster = versus(latency, record.baseline)
-            cells = [
-                score(primary(variant.quality)[0], primary(variant.quality)[1].value) if variant.quality else MISSING,
-                f"{variant.quality.retained:.1%}" if variant.quality and variant.quality.retained else MISSING,
-                size(variant.artifact.bytes) if variant.artifact else MISSING,
-                significant(latency.p50_ms) if latency else MISSING,
-                times(faster.ratio) if faster else MISSING,
-            ]
-        own = "\n".join(word for word in outcome.overrides if word not in common)
-        table.add_row(str(number), own, "failed" if outcome.error else "ok", *cells)
-    return table
+    if any((outcome.folder / "record.json").exists() for outcome in outcomes):
+        records = read_sweep(folder)
+        write_sweep_report(folder, records)
+        print_leaderboard(records, Console(), report=folder / "report.html")
 
 
 def _more(where: Sequence[str]) -> str:

@@ -13,20 +13,27 @@ FAILS, CRASHES, INTERRUPTED, EXITS = 13, 14, 15, 16
 calls: list[dict[str, Any]] = []
 
 
-def run_pipeline(config: RunConfig, *, folder: Path, command: str, overrides: list[str]) -> RunRecord:
+def run_pipeline(
+    config: RunConfig, folder: Path, *, command: str, overrides: list[str], time_later: object = None
+) -> RunRecord:
     calls.append({"config": config, "folder": folder, "command": command, "overrides": overrides})
-    record = RunRecord(run=Run(id="x", command=command, started_at="now", seed=config.seed), baseline="teacher")
+    record = RunRecord(
+        run=Run(id="x", command=command, overrides=overrides, started_at="now", seed=config.seed), baseline="teacher"
+    )
     if config.dry_run:
         return record
     if config.seed == INTERRUPTED:
         raise KeyboardInterrupt
     if config.seed in (FAILS, CRASHES, EXITS):
-        record.save(folder / "record.json")
-        raise {
+        error = {
             FAILS: KdcError("the disk is full", "free some", exit_code=1),
             CRASHES: ZeroDivisionError("division by zero"),
             EXITS: SystemExit(3),
         }[config.seed]
+        record.run.status, record.run.error = "failed", str(error)
+        record.save(folder / "record.json")
+        raise error
+    record.run.status = "ok"
     record.variants.append(
         Variant(
             name="student+int8-onnxruntime",

@@ -1,0 +1,130 @@
+"""Which artifacts are timed together, and that every run gets its own share of what was seen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kdc import timing
+from kdc.config import RunConfig, compose, to_run_config
+from kdc.measure.latency import VariantTiming
+from kdc.measure.rounds import Contender
+from kdc.measure.settings import BenchConfig
+from kdc.record import Artifact, Latency, Memory, Run, RunRecord, Variant, Versus
+from kdc.screen import Screen
+from kdc.timing import Untimed, time_runs
+from tests import tiny
+
+WORKLOAD = {"batch": 1, "length": 16}
+
+
+class Stopwatch:
+    """In the place of `time_variants`: contender number i takes i + 1 milliseconds."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[dict[str, Contender], BenchConfig]] = []
+
+    def __call__(self, contenders: Mapping[str, Contender], bench: BenchConfig, **_: Any) -> dict[str, VariantTiming]:
+        self.calls.append((dict(contenders), bench))
+        p50 = {name: number + 1.0 for number, name in enumerate(contenders)}
+        memory = Memory(peak_rss_bytes=2, idle_rss_bytes=1)
+        return {
+            name: VariantTiming(
+                [
+                    Latency(
+                        workload=WORKLOAD,
+                        p50_ms=p50[name],
+                        throughput=1.0,
+                        samples=[[p50[name]]],
+                        versus=[Versus(against=o, ratio=p50[o] / p50[name]) for o in contender.against if o != name],
+                    )
+                ],
+                memory,
+                0.1,
+                1.0,
+                notes=["not steady"],
+            )
+            for name, contender in contenders.items()
+        }
+
+
+@pytest.fixture
+def stopwatch(monkeypatch: pytest.MonkeyPatch) -> Stopwatch:
+    made = Stopwatch()
+    monkeypatch.setattr(timing, "time_variants", made)
+    return made
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> RunConfig:
+    return to_run_config(compose([f"cache_dir={tmp_path}", "bench=quick", "bench.rows=3"]))
+
+
+def variant(name: str, sha256: str) -> Variant:
+    stage, _, runtime = name.partition(".")
+    files = Artifact(path=f"artifacts/{name}", sha256=sha256, bytes=1, model_bytes=1, gzip_bytes=1, files={"a": 1})
+    return Variant(name=name, stage=stage, runtime=runtime, precision="fp32", artifact=files)
+
+
+def untimed(folder: Path, config: RunConfig, **artifacts: str) -> Untimed:
+    variants = [variant(name.replace("_", "."), sha256) for name, sha256 in artifacts.items()]
+    run = Run(id=folder.name, command="kdc run", started_at="now")
+    record = RunRecord(run=run, variants=variants, baseline=variants[0].name)
+    return Untimed.of(record, folder, config, tiny.sentences(10))
+
+
+def test_one_run(stopwatch: Stopwatch, config: RunConfig, tmp_path: Path) -> None:
+    run = untimed(tmp_path / "a", config, teacher_torch="1", teacher_onnxruntime="2", student_onnxruntime="3")
+    time_runs([run], Screen())
+    ((contenders, bench),) = stopwatch.calls
+    assert bench == config.bench
+    assert list(contenders) == ["teacher.torch", "teacher.onnxruntime", "student.onnxruntime"]
+    assert contenders["student.onnxruntime"].path == tmp_path / "a/artifacts/student.onnxruntime"
+    assert contenders["student.onnxruntime"].against == ("teacher.torch", "teacher.onnxruntime")
+    assert [len(contender.rows or []) for contender in contenders.values()] == [3, 3, 3]
+    student = run.record.variants[-1]
+    assert student.latency[0].p50_ms == 3.0
+    assert {v.against: v.ratio for v in student.latency[0].versus} == {
+        "teacher.torch": 1 / 3,
+        "teacher.onnxruntime": 2 / 3,
+    }
+    assert (student.load_seconds, student.first_call_ms) == (0.1, 1.0)
+    assert student.memory == Memory(peak_rss_bytes=2, idle_rss_bytes=1)
+    assert "student.onnxruntime: not steady" in run.record.notes
+    assert run.record.timing is not None
+    assert (run.record.timing.processes, run.record.timing.together) == (3 * bench.rounds, [])
+
+
+def test_a_sweep_shares_its_rounds(stopwatch: Stopwatch, config: RunConfig, tmp_path: Path) -> None:
+    """The same teacher, byte by byte, is timed once; each student is held against it under the teacher's own name."""
+    runs = [
+        untimed(tmp_path / "a", config, teacher_torch="1", student_torch="2"),
+        untimed(tmp_path / "b", config, teacher_torch="1", student_torch="3"),
+        untimed(tmp_path / "c", config, teacher_torch="4", student_torch="2"),
+    ]
+    time_runs(runs, Screen())
+    ((contenders, _),) = stopwatch.calls
+    assert list(contenders) == ["teacher.torch of a", "student.torch of a", "student.torch of b", "teacher.torch of c"]
+    found = [[(v.against, v.ratio) for v in run.record.variants[-1].latency[0].versus] for run in runs]
+    assert found == [[("teacher.torch", 1 / 2)], [("teacher.torch", 1 / 3)], [("teacher.torch", 4 / 2)]]
+    assert [run.record.timing.together for run in runs if run.record.timing] == [["a", "b", "c"]] * 3
+
+
+def test_other_settings_of_bench_are_other_rounds(stopwatch: Stopwatch, config: RunConfig, tmp_path: Path) -> None:
+    longer = config.model_copy(update={"bench": config.bench.model_copy(update={"calls": 99})})
+    runs = [
+        untimed(tmp_path / "a", config, teacher_torch="1"),
+        untimed(tmp_path / "b", longer, teacher_torch="1"),
+    ]
+    time_runs(runs, Screen())
+    assert [bench.calls for _, bench in stopwatch.calls] == [config.bench.calls, 99]
+    assert all(run.record.variants[0].latency for run in runs)
+
+
+def test_equal_variants_of_one_run_are_timed_each(stopwatch: Stopwatch, config: RunConfig, tmp_path: Path) -> None:
+    """A pass that changed nothing must show the same latency because it was measured, not because it was copied."""
+    time_runs([untimed(tmp_path / "a", config, teacher_torch="1", student_torch="1")], Screen())
+    assert len(stopwatch.calls[0][0]) == 2
