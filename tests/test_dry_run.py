@@ -29,7 +29,7 @@ def test_the_plan_is_what_the_run_does(tmp_path: Path, monkeypatch: pytest.Monke
     assert all(0 < line.cost.seconds < 60 for line in before)
     assert all(line.cost.peak_bytes < 4e9 for line in before)
 
-    monkeypatch.setattr("kdc.measure.latency.time_variants", runs.untimed)
+    monkeypatch.setattr("kdc.timing.time_variants", runs.untimed)
     record = runs.run(config, tmp_path / "out")
     assert [stage.name for stage in record.stages] == [line.name for line in before]
     assert [stage.key for stage in record.stages] == [line.key or "" for line in before]
@@ -43,7 +43,7 @@ def test_the_plan_is_what_the_run_does(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_damaged_stage_is_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = runs.config(runs.write_csv(tmp_path / "train.csv"), tmp_path / "cache", *WORDS)
-    monkeypatch.setattr("kdc.measure.latency.time_variants", runs.untimed)
+    monkeypatch.setattr("kdc.timing.time_variants", runs.untimed)
     runs.run(config, tmp_path / "out")
     (weights,) = (tmp_path / "cache" / "stages" / "student").rglob("model.safetensors")
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")

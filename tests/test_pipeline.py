@@ -37,7 +37,7 @@ def whole(place: Path) -> RunRecord:
 
 @pytest.fixture
 def untimed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kdc.measure.latency.time_variants", runs.untimed)
+    monkeypatch.setattr("kdc.timing.time_variants", runs.untimed)
 
 
 def again(place: Path, tmp_path: Path, *overrides: str) -> RunRecord:
@@ -271,7 +271,7 @@ def test_an_unexpected_error_is_named_by_its_type(place: Path, tmp_path: Path, m
     def broken(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError("first line\nsecond line")
 
-    monkeypatch.setattr("kdc.measure.latency.time_variants", broken)
+    monkeypatch.setattr("kdc.timing.time_variants", broken)
     with pytest.raises(ZeroDivisionError):
         again(place, tmp_path, "compress=none", "runtime=torch")
     record = failing(tmp_path)
