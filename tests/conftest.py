@@ -18,7 +18,12 @@ os.environ |= {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "OMP_WAIT_POLICY": "PASSIVE",
+    # The lock that timing takes lies in the temporary folder: tests must not wait for runs of kdc beside them. pytest's
+    # own folders stay where they are looked for.
+    "PYTEST_DEBUG_TEMPROOT": os.environ.get("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir()),
+    "TMPDIR": HUB.name,
 }
+tempfile.tempdir = HUB.name
 
 
 @pytest.fixture(autouse=True)

@@ -214,6 +214,14 @@ def test_runtime_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert problem() == "runtime=onnxruntime: not installed: onnxruntime; pip install onnxruntime"
 
 
+def test_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    asked = "runtime.torch.device=cuda"
+    assert problem(asked) == "runtime.torch: device=cuda, but torch sees no GPU here; use device=cpu"
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert typed(asked).runtime["torch"].processor == "cuda"
+
+
 def test_modality_and_depth_of_a_local_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "distilbert", "n_layers": 6}')
     (tmp_path / "tokenizer.json").write_text("{}")

@@ -22,6 +22,7 @@ from kdc.distill.terms.base import TERMS
 from kdc.export.artifact import write_artifact
 from kdc.export.base import RUNTIMES
 from kdc.measure import latency
+from kdc.measure.rounds import Contender
 from kdc.measure.settings import BenchConfig
 from kdc.models.build import load_model
 from kdc.models.spec import StudentConfig, TeacherConfig
@@ -29,6 +30,7 @@ from kdc.screen import Screen
 from kdc.stages import Step, World
 from kdc.store import Published, Store
 from tests import runs, tiny
+from tests.workers import Workers
 
 FOREVER = ("name",)
 """Names of components say which one it is; they change no stage that computes the same."""
@@ -52,7 +54,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def keys(config: RunConfig) -> dict[str, str]:
     """The key of every stage by its label in the ledger."""
     world = World(Store("/nonexistent"), Screen(), tuple(config.plugins))
-    step = stages.data_step(config.dataset, config.data_dir, config.seed)
+    step = stages.data_step(config.dataset, config.data_dir, config.seed, config.report.slices)
     assert step is not None
     found = {"data": world.look(step).key}
     splits, _ = load_splits(config.dataset, data_dir=config.data_dir, seed=config.seed)
@@ -241,21 +243,12 @@ def artifact(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.mark.parametrize("key", BENCH)
 def test_bench_settings_change_what_is_timed(key: str, artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    jobs: list[dict[str, Any]] = []
-
-    def worker(job: dict[str, Any], *_: Any) -> dict[str, Any]:
-        jobs.append(job)
-        timed = [{"samples": [1.0] * 5, "steady": True}] * (len(job["workloads"]) + bool(job["rows"]))
-        memory = {"idle_rss_bytes": 1, "loaded_rss_bytes": 2, "peak_rss_bytes": 3}
-        return {"timed": timed, "first_call_ms": 1.0, "load_seconds": 1.0, **memory}
-
     def observed(**settings: Any) -> Any:
-        jobs.clear()
+        workers = Workers({"a": [1.0] * 9}).install(monkeypatch)
         bench = BenchConfig(name="a", **{"lengths": [16], **settings})
-        latency.time_variants({"a": artifact}, bench, rows=tiny.sentences(20), baselines=["a"])
-        return observe(jobs)
+        latency.time_variants({"a": Contender(artifact, rows=tiny.sentences(20))}, bench)
+        return observe([job for _, job in workers.jobs])
 
-    monkeypatch.setattr(latency, "_run_worker", worker)
     monkeypatch.setattr("kdc.machine.threads", lambda: 7)
     value, expected, observe = BENCH[key]
     assert observed() != expected
@@ -276,5 +269,5 @@ def test_nothing_was_forgotten() -> None:
     assert set(dataset_config_model().model_fields) == own | sources
     assert set(RunConfig.model_fields) == {
         "name", "seed", "plugins", "data_dir", "cache_dir", "dry_run",
-        "teacher", "student", "loss", "compress", "dataset", "runtime", "train", "bench",
+        "teacher", "student", "loss", "compress", "dataset", "runtime", "train", "bench", "report",
     }  # fmt: skip

@@ -74,7 +74,7 @@ def _summary(rounds: Rounds, name: str) -> VariantTiming:
         _memory(answers),
         load_seconds=float(median(answer["load_seconds"] for answer in answers)),
         first_call_ms=float(median(calls)) if calls else None,
-        notes=[*(f"{name}: {note}" for note in rounds.notes[name]), *_unsteady(rounds, name)],
+        notes=[*rounds.notes[name], *_unsteady(rounds, name)],
     )
 
 
@@ -107,7 +107,7 @@ def _unsteady(rounds: Rounds, name: str) -> list[str]:
         if restless > UNSTEADY * rounds.count:
             at = ", ".join(f"{key} {value}" for key, value in workload.items())
             said.append(f"{at} ({restless} of {rounds.count} processes)")
-    return [f"{name} did not become steady in its warm-up at: {'; '.join(said)}"] if said else []
+    return [f"not steady after its warm-up at: {'; '.join(said)}"] if said else []
 
 
 def _versus(rounds: Rounds, name: str, workload: Workload, against: Sequence[str]) -> list[Versus]:

@@ -8,9 +8,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from kdc import machine
+from kdc.errors import KdcError
 from kdc.measure.rounds import Contender, Progress, timed_rounds
 from kdc.measure.settings import BenchConfig
 from kdc.measure.statistics import mean_interval
@@ -78,7 +79,12 @@ def keep_floor(floor: NoiseFloor, cache_dir: Path) -> Path:
 def known_floor(cache_dir: Path) -> NoiseFloor | None:
     """What was last measured on this machine; None where nothing was."""
     path = _path(cache_dir, machine.fingerprint())
-    return NoiseFloor.model_validate_json(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        return NoiseFloor.model_validate_json(path.read_text(encoding="utf-8"))
+    except ValidationError as error:
+        raise KdcError(f"{path} holds no noise floor", "measure it again: kdc bench ARTIFACT --noise") from error
 
 
 def _path(cache_dir: Path, fingerprint: str) -> Path:

@@ -66,11 +66,14 @@ class Rounds:
         from kdc.export.artifact import Artifact
 
         threads = bench.threads or machine.threads()
-        cells, notes = grid(Artifact.open(contender.path, contender.plugins), bench, threads)
-        rows = spread(contender.rows, bench.rows) if contender.rows is not None else []
+        artifact = Artifact.open(contender.path, contender.plugins)
+        cells, self.notes[name] = grid(artifact, bench, threads)
+        rows = spread(contender.rows or Examples({}), bench.rows)
+        if len(rows) and artifact.task is None:
+            self.notes[name].append("not timed end to end: nothing says how its inputs are made from rows")
+            rows = Examples({})
         if len(rows):
             write_rows(rows_file, rows)
-        self.notes[name] = notes
         self.workloads[name] = [*cells, *([end_to_end(len(rows), threads)] if len(rows) else [])]
         return {
             "artifact": str(contender.path),

@@ -13,16 +13,32 @@ Workload = dict[str, Any]
 
 def grid(artifact: Artifact, bench: BenchConfig, threads: int) -> tuple[list[Workload], list[str]]:
     """The batch x length workloads that `artifact` can run, and notes on those that it cannot."""
+    batches, said = _batches(artifact, bench)
+    lengths, also_said = _lengths(artifact, bench)
+    sizes = [{"batch": batch} | ({"length": length} if length else {}) for batch in batches for length in lengths]
+    return [{**size, "threads": threads} for size in sizes], [*said, *also_said]
+
+
+def _batches(artifact: Artifact, bench: BenchConfig) -> tuple[list[int], list[str]]:
+    fixed = artifact.signatures[0].fixed.get("batch")
+    if fixed is None:
+        return bench.batches, []
+    others = [str(batch) for batch in bench.batches if batch != fixed]
+    return [fixed], [f"not timed at batch {', '.join(others)}: the graph takes {fixed} only"] if others else []
+
+
+def _lengths(artifact: Artifact, bench: BenchConfig) -> tuple[list[int | None], list[str]]:
+    """`[None]` where inputs have no length."""
     signatures = artifact.signatures
     if not any("length" in port.axes for signature in signatures for port in signature.inputs):
-        return [{"batch": batch, "threads": threads} for batch in bench.batches], []
+        return [None], []
+    if fixed := signatures[0].fixed.get("length"):
+        others = [str(length) for length in bench.lengths if length != fixed]
+        return [fixed], [f"not timed at length {', '.join(others)}: the graph takes {fixed} only"] if others else []
     limit = min((s.limits["length"] for s in signatures if "length" in s.limits), default=max(bench.lengths))
     skipped = [str(length) for length in bench.lengths if length > limit]
     notes = [f"not timed at length {', '.join(skipped)}: the model takes at most {limit}"] if skipped else []
-    lengths = [length for length in bench.lengths if length <= limit]
-    return [
-        {"batch": batch, "length": length, "threads": threads} for batch in bench.batches for length in lengths
-    ], notes
+    return [length for length in bench.lengths if length <= limit], notes
 
 
 def end_to_end(rows: int, threads: int) -> Workload:

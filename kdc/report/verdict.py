@@ -11,6 +11,9 @@ from kdc.report import table
 UNCLEAR = 1.1
 """A factor below this says nothing where the rounds were too few for an interval: runs of one file differ as much."""
 
+FEW_ROUNDS = 5
+"""Fewer rounds have intervals that are wide beside what they hold: at 3, Student's t is 4.3, at 7 it is 2.4."""
+
 
 def verdict(record: RunRecord) -> str:
     """The last variant against the baseline (the teacher in torch fp32) and against the teacher in its own runtime.
@@ -64,7 +67,7 @@ def _speed(record: RunRecord, final: Variant) -> str:
     latency = table.latency_at(final, wanted)
     if latency is None or wanted is None:
         return ""
-    at = f"at {table.workload(wanted)}{_threads(wanted)}"
+    at = f"at {table.workload(wanted)}{_threads(wanted)}{_few_rounds(record)}"
     reference, fair = table.baseline(record), fair_baseline(record, final)
     clauses = [
         _pace(against, other)
@@ -103,6 +106,11 @@ def _size(record: RunRecord, final: Variant) -> str:
 def _threads(workload: Mapping[str, Any]) -> str:
     count = workload.get("threads")
     return f" on {count} thread{'s' if count != 1 else ''}" if count else ""
+
+
+def _few_rounds(record: RunRecord) -> str:
+    rounds = record.timing.rounds if record.timing else FEW_ROUNDS
+    return f" (only {rounds} round{'s' if rounds != 1 else ''}, so wide intervals)" if rounds < FEW_ROUNDS else ""
 
 
 def _named(variant: Variant) -> str:

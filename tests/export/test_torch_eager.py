@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -165,3 +166,35 @@ def test_an_onnx_artifact_is_served_without_torch_or_transformers(tmp_path: Path
     answers, imported = done.stdout.splitlines()
     assert answers in ("['negative']", "['positive']")
     assert imported == "[]"
+
+
+def test_a_gpu_is_used_where_it_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without one: the model is told to move, and a machine without a GPU refuses in one line."""
+    from transformers import PreTrainedModel
+
+    examples = tiny.sentences(20)
+    written = tiny.artifact(tmp_path, tiny.built_bert(examples), examples, runtime="torch")
+    moved: list[str] = []
+    monkeypatch.setattr(PreTrainedModel, "to", lambda self, device: moved.append(device) or self)
+    assert written.runtime.processor == "cpu"
+    written.session()
+    gpu = replace(written, runtime=written.runtime.model_copy(update={"device": "cuda"}))
+    assert gpu.runtime.processor == "cuda"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    gpu.session()
+    assert moved == ["cpu", "cuda"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(KdcError, match=r"^runtime torch: device=cuda, but torch sees no GPU here; use device=cpu$"):
+        gpu.session()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("kind", ["bert", "cnn"])
+def test_a_gpu_answers_as_the_cpu_does(tmp_path: Path, kind: str) -> None:
+    examples = tiny.sentences(20) if kind == "bert" else tiny.pictures(12)
+    built = tiny.built_bert(examples) if kind == "bert" else tiny.built_net(examples, kind)
+    written = tiny.artifact(tmp_path, built, examples, runtime="torch")
+    gpu = replace(written, runtime=written.runtime.model_copy(update={"device": "cuda"}))
+    np.testing.assert_allclose(
+        gpu.session().predict(examples)["logits"], written.session().predict(examples)["logits"], atol=1e-4
+    )

@@ -1,30 +1,24 @@
-import os
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from kdc.data.examples import Examples
 from kdc.errors import KdcError
-from kdc.measure import latency, machine_lock
-from kdc.measure.latency import rotations, time_variants, worker_environment
+from kdc.measure import rounds
+from kdc.measure.latency import how_timed, time_variants
+from kdc.measure.noise import NoiseFloor, keep_floor
+from kdc.measure.rounds import Contender
 from kdc.measure.settings import BenchConfig
 from kdc.record import Variant
+from tests.workers import Workers
 
 BENCH = BenchConfig(name="tiny", batches=[1, 2], lengths=[8, 128], rounds=3, calls=5, seconds=0.2, rows=4, threads=1)
 
 
-def test_every_round_starts_every_variant_once_in_turned_order():
-    assert rotations(["a", "b", "c"], 4) == [["a", "b", "c"], ["b", "c", "a"], ["c", "a", "b"], ["a", "b", "c"]]
-
-
 def test_real_artifacts_in_real_processes(text_artifacts, texts):
     seen = []
-    timings = time_variants(
-        text_artifacts, BENCH, rows=texts, baselines=["torch"], progress=lambda *step: seen.append(step)
-    )
+    contenders = {name: Contender(path, rows=texts, against=("torch",)) for name, path in text_artifacts.items()}
+    timings = time_variants(contenders, BENCH, progress=lambda *step: seen.append(step))
     assert seen == [
         (0, 6, "torch"), (1, 6, "onnxruntime"), (2, 6, "onnxruntime"),
         (3, 6, "torch"), (4, 6, "torch"), (5, 6, "onnxruntime"),
@@ -34,7 +28,7 @@ def test_real_artifacts_in_real_processes(text_artifacts, texts):
         {"batch": 1, "length": 8, "threads": 1}, {"batch": 2, "length": 8, "threads": 1},
         {"rows": 4, "batch": 1, "end_to_end": True, "threads": 1},
     ]  # fmt: skip
-    assert timing.notes[0] == "onnxruntime: not timed at length 128: the model takes at most 32"
+    assert timing.notes[0] == "not timed at length 128: the model takes at most 32"
     for entry in timing.latency:
         pooled = sorted(ms for process in entry.samples for ms in process)
         assert len(entry.samples) == 3
@@ -46,6 +40,7 @@ def test_real_artifacts_in_real_processes(text_artifacts, texts):
     assert all(entry.versus == [] for entry in timings["torch"].latency)
     # What a process with torch holds, one with onnxruntime does not.
     assert timing.memory.peak_rss_bytes < timings["torch"].memory.peak_rss_bytes
+    assert timing.memory.peak_gpu_bytes is None
     assert timing.load_seconds < timings["torch"].load_seconds
     Variant(
         name="x", stage="s", runtime="onnxruntime", precision="fp32", latency=timing.latency, memory=timing.memory,
@@ -55,8 +50,7 @@ def test_real_artifacts_in_real_processes(text_artifacts, texts):
 
 def test_images_have_batches_and_no_lengths(image_artifacts, images):
     quick = BENCH.model_copy(update={"rounds": 1})
-    only = {"onnxruntime": image_artifacts["onnxruntime"]}
-    timing = time_variants(only, quick, rows=images, baselines=[])["onnxruntime"]
+    timing = time_variants({"student": Contender(image_artifacts["onnxruntime"], rows=images)}, quick)["student"]
     assert [entry.workload for entry in timing.latency] == [
         {"batch": 1, "threads": 1}, {"batch": 2, "threads": 1},
         {"rows": 4, "batch": 1, "end_to_end": True, "threads": 1},
@@ -64,82 +58,53 @@ def test_images_have_batches_and_no_lengths(image_artifacts, images):
 
 
 @pytest.fixture
-def fake_workers(monkeypatch):
-    """Workers that answer at once: variant `a` takes 4, 8, 2 ms in the three rounds, `b` always 2 ms."""
-    medians = {"a": iter([4.0, 8.0, 2.0]), "b": iter([2.0, 2.0, 2.0])}
+def no_artifacts(monkeypatch):
+    from kdc.export.artifact import Artifact
 
-    def answer(job, name, seconds):
-        center = next(medians[name])
-        timed = [{"samples": [center] * 30, "steady": name == "a"} for _ in job["workloads"]]
-        memory = dict.fromkeys(("idle_rss_bytes", "loaded_rss_bytes", "peak_rss_bytes"), 10)
-        return {"timed": timed, "load_seconds": center, "first_call_ms": 9.0, **memory}
-
-    monkeypatch.setattr(latency, "_run_worker", answer)
-    monkeypatch.setattr(latency, "_grid", lambda *_: ([{"batch": 4}], []))
+    monkeypatch.setattr(Artifact, "open", lambda *_: SimpleNamespace(task="any"))
+    monkeypatch.setattr(rounds, "grid", lambda *_: ([{"batch": 4}], []))
 
 
-def test_ratios_come_from_common_rounds(fake_workers):
-    bench = BENCH.model_copy(update={"rows": 0})
-    timings = time_variants({"a": Path("a"), "b": Path("b")}, bench, rows=Examples({"text": []}), baselines=["a"])
+MEDIANS = {"a": [4.0, 8.0, 2.0], "b": [2.0, 2.0, 2.0]}
+
+
+def test_ratios_come_from_common_rounds(no_artifacts, monkeypatch):
+    Workers(MEDIANS).install(monkeypatch)
+    timings = time_variants({"a": Contender(Path("a")), "b": Contender(Path("b"), against=("b", "a"))}, BENCH)
     (entry,) = timings["b"].latency
+    assert [versus.against for versus in entry.versus] == ["a"]
     assert entry.versus[0].ratio == pytest.approx((2 * 4 * 1) ** (1 / 3))
     assert entry.samples == [[2.0] * 30] * 3
     assert (entry.p50_ms, entry.p90_ms, entry.p99_ms, entry.throughput) == (2.0, 2.0, None, 2000.0)
+    assert timings["a"].latency[0].versus == []
     assert timings["a"].load_seconds == 4.0
-    assert timings["b"].notes == ["b did not become steady in its warm-up at: batch 4"]
-    assert timings["a"].notes == []
+    assert (entry.joules, timings["a"].notes, timings["b"].notes) == (None, [], [])
 
 
-def test_all_that_a_container_may_use_unless_the_bench_says(fake_workers, monkeypatch):
-    jobs = []
-    answer = latency._run_worker
-    monkeypatch.setattr(latency, "_run_worker", lambda job, *rest: jobs.append(job) or answer(job, *rest))
-    monkeypatch.setattr("kdc.machine.threads", lambda: 3)
-    bench = BENCH.model_copy(update={"rows": 0, "rounds": 1, "threads": None})
-    time_variants({"b": Path("b")}, bench, rows=Examples({}), baselines=[], plugins=["mine"])
-    assert (jobs[0]["threads"], jobs[0]["plugins"]) == (3, ["mine"])
+def test_energy_is_that_of_the_median_process(no_artifacts, monkeypatch):
+    Workers(MEDIANS, joules=0.25).install(monkeypatch)
+    timing = time_variants({"a": Contender(Path("a"))}, BENCH)["a"]
+    assert timing.latency[0].joules == 0.25
 
 
-def test_the_machine_is_held_while_workers_run(fake_workers, monkeypatch):
-    held = []
-
-    class Timing:
-        def __enter__(self):
-            held.append("in")
-
-        def __exit__(self, *_):
-            held.append("out")
-
-    monkeypatch.setattr(machine_lock, "timing", lambda notify: Timing())
-    bench = BENCH.model_copy(update={"rows": 0, "rounds": 1})
-    time_variants({"b": Path("b")}, bench, rows=Examples({}), baselines=[], progress=lambda *step: held.append(step[2]))
-    assert held == ["in", "b", "out"]
+def test_a_workload_that_many_processes_never_found_steady_is_noted(no_artifacts, monkeypatch):
+    Workers(MEDIANS, steady=False).install(monkeypatch)
+    timing = time_variants({"b": Contender(Path("b"))}, BENCH)["b"]
+    assert timing.notes == ["not steady after its warm-up at: batch 4 (3 of 3 processes)"]
 
 
-def test_threads_are_set_before_libraries_load_and_the_import_path_is_handed_on(monkeypatch):
-    monkeypatch.syspath_prepend("/somewhere/plugins")
-    environment = worker_environment(3)
-    assert {environment[f"{name}_NUM_THREADS"] for name in ("OMP", "MKL", "OPENBLAS")} == {"3"}
-    assert environment["PYTHONPATH"].split(os.pathsep)[0] == "/somewhere/plugins"
-    command = [sys.executable, "-P", "-c", "import os; print(os.environ['OMP_NUM_THREADS'])"]
-    assert subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout == "3\n"
+def test_the_record_says_how_it_was_timed(tmp_path):
+    told = how_timed(["a", "b"], BENCH, seconds=12.34567, cache_dir=tmp_path)
+    assert (told.rounds, told.processes, told.wall_seconds, told.noise_floor) == (3, 6, 12.346, None)
+    known = NoiseFloor(
+        floor=0.021, rounds=8, workload={}, runtime="torch", precision="fp32", machine=told.machine, measured_at="now"
+    )
+    keep_floor(known, tmp_path)
+    assert how_timed(["a", "b"], BENCH, seconds=1, cache_dir=tmp_path).noise_floor == 0.021
+    keep_floor(known.model_copy(update={"machine": "another"}), tmp_path)
+    assert how_timed(["a", "b"], BENCH, seconds=1, cache_dir=tmp_path).noise_floor == 0.021
 
 
-@pytest.mark.parametrize(
-    ("returncode", "stderr", "said"),
-    [
-        (1, "Traceback\nValueError: no such file", "timing student: the process ended with exit code 1: ValueError"),
-        (-9, "", "timing student: the process ended with signal 9; out of memory"),
-    ],
-)
-def test_a_worker_that_dies_is_named(returncode, stderr, said, monkeypatch):
-    done = SimpleNamespace(returncode=returncode, stderr=stderr, stdout="")
-    monkeypatch.setattr(latency.subprocess, "run", lambda *args, **kwargs: done)
-    with pytest.raises(KdcError, match=said) as caught:
-        latency._run_worker({"threads": 1}, "student", 5)
-    assert caught.value.exit_code == 1
-
-
-def test_a_worker_that_hangs_is_stopped(text_artifacts, texts):
-    with pytest.raises(KdcError, match=r"still running after 0.05 s and was stopped; time less"):
-        time_variants(text_artifacts, BENCH, rows=texts, baselines=[], worker_seconds=0.05)
+def test_a_worker_that_hangs_ends_the_timing(text_artifacts):
+    with pytest.raises(KdcError, match=r"timing torch: the process was still running after 0.05 s"):
+        time_variants({"torch": Contender(text_artifacts["torch"])}, BENCH, worker_seconds=0.05)

@@ -6,8 +6,7 @@ import sys
 
 import pytest
 
-from kdc.measure import worker
-from kdc.measure.latency import worker_environment
+from kdc.measure.processes import worker_environment
 from kdc.measure.rows import write_rows
 
 PROBE = """
@@ -48,6 +47,8 @@ def test_a_job_comes_back_with_samples_memory_and_load_time(runtime, text_artifa
     assert 1e6 < result["idle_rss_bytes"] < result["loaded_rss_bytes"] <= result["peak_rss_bytes"]
     assert 0 < result["load_seconds"] < 60
     assert result["first_call_ms"] > 0
+    assert result["peak_gpu_bytes"] is None
+    assert all(timed["joules"] is None or timed["joules"] > 0 for timed in result["timed"])
 
 
 def test_serving_an_onnx_artifact_imports_no_torch(text_artifacts, image_artifacts, texts, images, tmp_path):
@@ -61,40 +62,3 @@ def test_a_folder_that_is_no_artifact_is_one_line(tmp_path, texts):
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
     assert "is no kdc artifact" in done.stderr
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    """Calls that take as long as a list says, on a clock that only they move."""
-    now = [0.0]
-
-    def calls(durations):
-        left = iter(durations)
-
-        def call():
-            now[0] += next(left)
-
-        return call
-
-    monkeypatch.setattr(worker.time, "perf_counter", lambda: now[0])
-    monkeypatch.setattr(worker.time, "perf_counter_ns", lambda: round(now[0] * 1e9))
-    return calls
-
-
-def test_warm_up_goes_on_until_two_fives_agree(clock):
-    thirteen = [0.5] * 5 + [0.1] * 8  # of the five before the last five, three are then short ones
-    call = clock(thirteen)
-    assert worker.warm_up(call, seconds=100)
-    with pytest.raises(StopIteration):
-        call()
-
-
-def test_warm_up_gives_up_in_time_and_says_so(clock):
-    assert not worker.warm_up(clock([1.0] * 3), seconds=0.5)  # three calls at least, though one was too many
-    assert not worker.warm_up(clock([2.0**i for i in range(101)]), seconds=1e40)  # never steady: 100 calls at most
-
-
-def test_calls_end_with_their_number_or_time_but_never_under_five(clock):
-    assert worker.time_calls(clock([0.001] * 100), calls=50, seconds=1.0) == [pytest.approx(1.0)] * 50
-    assert len(worker.time_calls(clock([0.1] * 100), calls=50, seconds=1.0)) == 10
-    assert len(worker.time_calls(clock([9.0] * 100), calls=50, seconds=1.0)) == 5

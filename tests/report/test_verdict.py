@@ -1,6 +1,6 @@
 import pytest
 
-from kdc.record import RunRecord, Versus
+from kdc.record import RunRecord, Timing, Versus
 from kdc.report.verdict import fair_baseline, verdict
 
 
@@ -38,6 +38,15 @@ def test_threads_are_those_of_the_timed_processes(text_record):
     for variant in text_record.variants:
         variant.latency[0].workload["threads"] = 1
     assert "on 1 thread," in verdict(text_record)
+
+
+@pytest.mark.parametrize(
+    ("rounds", "said"),
+    [(1, " (only 1 round, so wide intervals)"), (3, " (only 3 rounds, so wide intervals)"), (7, "")],
+)
+def test_few_rounds_are_said_to_make_wide_intervals(rounds, said, text_record):
+    text_record.timing = Timing(rounds=rounds, processes=3 * rounds, wall_seconds=1, machine="m")
+    assert f"at batch 1 x 32 tokens on 2 threads{said}, and is" in verdict(text_record)
 
 
 def test_the_fair_baseline_is_the_teacher_in_the_same_runtime(text_record):

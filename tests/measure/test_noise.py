@@ -1,0 +1,52 @@
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from kdc import machine
+from kdc.errors import KdcError
+from kdc.measure.noise import keep_floor, known_floor, measure_floor
+from kdc.measure.rounds import Contender
+from kdc.measure.settings import BenchConfig
+from tests.workers import Workers
+
+BENCH = BenchConfig(name="tiny", batches=[1, 8], lengths=[8, 16], threads=1)
+
+
+def test_the_floor_is_the_larger_end_of_the_90_percent_interval(text_artifacts, monkeypatch):
+    first, again = [1.0, 1.02, 1.01, 0.99], [1.03, 1.02, 1.05, 1.0]
+    workers = Workers({"A": first, "A again": again}).install(monkeypatch)
+    floor = measure_floor(Contender(text_artifacts["onnxruntime"]), BENCH, rounds=4)
+    interval = stats.ttest_rel(np.log(again), np.log(first)).confidence_interval(0.90)
+    assert floor.floor == pytest.approx(math.exp(max(-interval.low, interval.high)) - 1)
+    assert (floor.rounds, floor.runtime, floor.precision) == (4, "onnxruntime", "fp32")
+    assert floor.workload == {"batch": 1, "length": 8, "threads": 1}
+    assert floor.machine == machine.fingerprint()
+    name, job = workers.jobs[0]
+    assert (name, job["artifact"], job["rows"]) == ("A", str(text_artifacts["onnxruntime"]), None)
+    assert len(job["workloads"]) == 1
+
+
+def test_a_floor_is_remembered_for_its_machine(text_artifacts, tmp_path: Path, monkeypatch):
+    assert known_floor(tmp_path) is None
+    Workers({"A": [1.0] * 4, "A again": [1.0] * 4}).install(monkeypatch)
+    floor = measure_floor(Contender(text_artifacts["onnxruntime"]), BENCH, rounds=2)
+    assert floor.floor == pytest.approx(0)
+    kept = keep_floor(floor, tmp_path)
+    assert kept == tmp_path / "noise" / f"{machine.fingerprint()}.json"
+    assert known_floor(tmp_path) == floor
+    again = floor.model_copy(update={"floor": 0.5})
+    keep_floor(again, tmp_path)
+    assert known_floor(tmp_path) == again
+    monkeypatch.setattr(machine, "fingerprint", lambda: "another")
+    assert known_floor(tmp_path) is None
+
+
+def test_a_damaged_floor_says_how_to_have_a_new_one(tmp_path):
+    path = tmp_path / "noise" / f"{machine.fingerprint()}.json"
+    path.parent.mkdir()
+    path.write_text('{"floor": ')
+    with pytest.raises(KdcError, match=r"holds no noise floor; measure it again: kdc bench ARTIFACT --noise"):
+        known_floor(tmp_path)
