@@ -26,7 +26,7 @@ SAME = 1e-6
 
 @dataclass(frozen=True)
 class Change:
-    """Candidate minus baseline, with one-sided 95% bounds; `churn` is the share of `rows` that moved."""
+    """Candidate minus baseline, with its bounds; `churn` is the share of `rows` that moved."""
 
     value: float
     low: float
@@ -47,10 +47,13 @@ class Change:
         return (self.high - self.low) / 2
 
 
-def paired_change(name: str, candidate: Side, baseline: Side, own: Answers, other: Answers) -> Change:
+def paired_change(
+    name: str, candidate: Side, baseline: Side, own: Answers, other: Answers, *, confidence: float = TWO_SIDED
+) -> Change:
     """The change of metric `name` between answers to the same rows, in the same order.
 
-    The share of right rows by Bonett and Price 2012, any other metric by the paired bootstrap. KdcError where the
+    The share of right rows by Agresti and Min 2005, any other metric by the paired bootstrap; the bounds are the ends
+    of a two-sided interval of `confidence`, by default one-sided 95% bounds. KdcError where the
     predictions are not those that the records tell of.
     """
     task = TASKS[str(candidate.task)]()
@@ -61,13 +64,13 @@ def paired_change(name: str, candidate: Side, baseline: Side, own: Answers, othe
     if name == task.hit_rate:
         lost, won = int(np.sum(other.right & ~own.right)), int(np.sum(own.right & ~other.right))
         found = float(own.right.mean()), float(other.right.mean())
-        bounds, churn = proportion_difference(lost, won, rows, confidence=TWO_SIDED), (lost + won) / rows
+        bounds, churn = proportion_difference(lost, won, rows, confidence=confidence), (lost + won) / rows
     else:
         scorers = _Scorer(task, name, candidate, own), _Scorer(task, name, baseline, other)
         everything = np.arange(rows)[None]
         found = float(scorers[0](everything)[0]), float(scorers[1](everything)[0])
         drawn = resampled(lambda draws: {name: scorers[0](draws) - scorers[1](draws)}, rows).get(name)
-        bounds, churn = percentile_interval(drawn, confidence=TWO_SIDED), moved
+        bounds, churn = percentile_interval(drawn, confidence=confidence), moved
     for side, recorded, value in zip((candidate, baseline), (now.value, before.value), found, strict=True):
         if abs(recorded - value) > SAME:
             raise KdcError(

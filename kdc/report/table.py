@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,8 +33,8 @@ def score_interval(name: str, ci95: tuple[float, float] | None) -> str:
 
 def change(name: str, difference: float) -> str:
     """A difference of two scores, signed: `−1.3 points` for shares, `−0.021` for everything else."""
-    scaled = 100 * difference if _is_share(name) else difference
-    said = f"{scaled:+.1f} points" if _is_share(name) else f"{scaled:+.3f}"
+    scaled = 100 * difference if is_share(name) else difference
+    said = f"{scaled:+.1f} points" if is_share(name) else f"{scaled:+.3f}"
     return said.replace("-", "−")
 
 
@@ -59,6 +59,14 @@ def size(count: int) -> str:
         if count >= scale:
             return f"{significant(count / scale)} {unit}"
     return f"{count} B"
+
+
+def count(number: int) -> str:
+    """Large numbers of things: `11.2 M`, `21.8 G`."""
+    for unit, scale in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= scale:
+            return f"{significant(number / scale)} {unit}"
+    return str(number)
 
 
 def times(ratio: float) -> str:
@@ -106,12 +114,26 @@ def first_workload(record: RunRecord) -> Mapping[str, Any] | None:
     return next((variant.latency[0].workload for variant in record.variants if variant.latency), None)
 
 
+def workloads(record: RunRecord) -> list[Mapping[str, Any]]:
+    """All that were timed, in their order."""
+    found: list[Mapping[str, Any]] = []
+    for variant in record.variants:
+        found += [latency.workload for latency in variant.latency if latency.workload not in found]
+    return found
+
+
 def latency_at(variant: Variant, wanted: Mapping[str, Any] | None) -> Latency | None:
     return next((latency for latency in variant.latency if latency.workload == wanted), None)
 
 
 def versus(latency: Latency | None, against: str | None) -> Versus | None:
     return next((v for v in latency.versus if v.against == against), None) if latency else None
+
+
+def timed_together(records: Iterable[RunRecord]) -> bool:
+    """Whether the latencies of several runs come from the same rounds, so that they may be held against each other."""
+    together = [record.timing.together if record.timing else [] for record in records]
+    return len(together) < 2 or (bool(together[0]) and all(names == together[0] for names in together))
 
 
 def baseline(record: RunRecord) -> Variant | None:
@@ -138,6 +160,41 @@ def headers(record: RunRecord) -> list[Cell]:
 def rows(record: RunRecord) -> list[list[Cell]]:
     """One row a variant in the order of `headers`; what a run did not get to is `-`."""
     return [_row(record, variant) for variant in record.variants]
+
+
+def latency_grid(record: RunRecord) -> tuple[list[Cell], list[list[Cell]]]:
+    """Every workload of every variant: its median, the percentiles that the samples allow, and the ratio."""
+    timed = [variant for variant in record.variants if variant.latency]
+    names = [Cell(model_name(v), f"{v.runtime} {v.precision}") for v in timed]
+    return [Cell("workload"), *names], [
+        [Cell(workload(wanted)), *(_timed(latency_at(variant, wanted), record.baseline) for variant in timed)]
+        for wanted in workloads(record)
+    ]
+
+
+def how_timed(record: RunRecord) -> str:
+    """A sentence or two on where the latencies come from."""
+    processes = max(len(latency.samples) for variant in record.variants for latency in variant.latency)
+    said = (
+        f"Median milliseconds a call over {processes} fresh processes a variant, after warm-up, with the higher "
+        "percentiles that the samples allow and how many times faster than the baseline."
+    )
+    if record.timing is not None:
+        how = record.timing
+        said += f" {how.rounds} rounds took {seconds(how.wall_seconds)}."
+        if how.noise_floor is not None:
+            said += f" On this machine, one file timed against itself differs by up to {how.noise_floor:.1%}."
+        if how.together:
+            said += f" Timed in the same rounds: {', '.join(how.together)}."
+    return said
+
+
+def _timed(latency: Latency | None, against: str | None) -> Cell:
+    if latency is None:
+        return Cell(MISSING)
+    tail = [f"p{q} {significant(v)}" for q, v in ((90, latency.p90_ms), (99, latency.p99_ms)) if v]
+    faster = versus(latency, against)
+    return Cell(significant(latency.p50_ms), ", ".join([*tail, *([times(faster.ratio)] if faster else [])]))
 
 
 def _row(record: RunRecord, variant: Variant) -> list[Cell]:

@@ -1,0 +1,186 @@
+"""Tables and figures of a run that pages show beside the table of variants: text only, no rendering."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kdc.record import Comparison, MetricValue, RunRecord, Variant
+from kdc.report import table
+from kdc.report.table import Cell
+from kdc.report.verdict import fair_baseline
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A figure to be read from afar, what it is, and in smaller print what it stands on."""
+
+    value: str
+    label: str
+    detail: str
+
+
+Row = list[str | Cell]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table with its caption; nothing to show where it has no rows."""
+
+    caption: str
+    head: Sequence[str | Cell]
+    rows: Sequence[Row] | Sequence[list[Cell]]
+
+
+def tiles(record: RunRecord) -> list[Tile]:
+    """What the last variant is against the baseline; what was not measured has no tile."""
+    reference = table.baseline(record)
+    if reference is None or reference is record.variants[-1]:
+        return []
+    final = record.variants[-1]
+    found = [_kept(final, reference), _faster(record, final), _smaller(final, reference), _memory(final, reference)]
+    return [tile for tile in found if tile is not None]
+
+
+def _kept(final: Variant, reference: Variant) -> Tile | None:
+    if final.quality is None or reference.quality is None:
+        return None
+    name, metric = table.primary(final.quality)
+    own, interval = table.score(name, metric.value), table.score_interval(name, metric.ci95)
+    theirs = table.score(name, reference.quality.metrics[name].value)
+    detail = f"{own}{f' ({interval})' if interval else ''} against {theirs}"
+    if final.quality.retained is None or not metric.higher_is_better:
+        return Tile(own, name, detail)
+    return Tile(f"{final.quality.retained:.1%}", f"of the teacher's {name}", detail)
+
+
+def _faster(record: RunRecord, final: Variant) -> Tile | None:
+    wanted = table.first_workload(record)
+    latency = table.latency_at(final, wanted)
+    faster = table.versus(latency, record.baseline)
+    if latency is None or wanted is None or faster is None:
+        return None
+    interval = table.times_interval(faster.ci95)
+    detail = f"{f'{interval}; ' if interval else ''}{table.significant(latency.p50_ms)} ms at {table.workload(wanted)}"
+    fair = fair_baseline(record, final)
+    if fair and (same := table.versus(latency, fair.name)):
+        detail += f"; {table.times(same.ratio)} against the teacher in {final.runtime}"
+    return Tile(table.times(faster.ratio), "as fast as the teacher", detail)
+
+
+def _smaller(final: Variant, reference: Variant) -> Tile | None:
+    if final.artifact is None or reference.artifact is None:
+        return None
+    ratio = reference.artifact.bytes / final.artifact.bytes
+    sizes = f"{table.size(final.artifact.bytes)} against {table.size(reference.artifact.bytes)}"
+    return Tile(table.times(max(ratio, 1 / ratio)), "smaller on disk" if ratio >= 1 else "larger on disk", sizes)
+
+
+def _memory(final: Variant, reference: Variant) -> Tile | None:
+    if final.memory is None or reference.memory is None:
+        return None
+    theirs = table.size(reference.memory.peak_rss_bytes)
+    return Tile(table.size(final.memory.peak_rss_bytes), "of memory at its peak", f"against {theirs}")
+
+
+def variants(record: RunRecord) -> Grid:
+    """The table of variants, runtime and precision as small print: one line a variant on a phone too."""
+    head, *rows = [
+        [Cell(name.main, f"{runtime.main} {precision.main}"), *numbers]
+        for name, runtime, precision, *numbers in (table.headers(record), *table.rows(record))
+    ]
+    return Grid("Every variant", head, rows)
+
+
+def metrics(record: RunRecord) -> Grid:
+    """All metrics of every variant, and how often it answers as the teacher."""
+    scored = {v.name: v.quality for v in record.variants if v.quality}
+    names = list(dict.fromkeys(name for quality in scored.values() for name in quality.metrics))
+    agreed = list(dict.fromkeys(name for quality in scored.values() for name in quality.agreement))
+    rows: list[Row] = [
+        [
+            variant,
+            *(_metric(name, quality.metrics.get(name)) for name in names),
+            *(f"{quality.agreement[name]:.1%}" if name in quality.agreement else table.MISSING for name in agreed),
+        ]
+        for variant, quality in scored.items()
+    ]
+    return Grid("All metrics", ["variant", *names, *(f"agreement with the teacher, {name}" for name in agreed)], rows)
+
+
+def robustness(record: RunRecord) -> Grid:
+    """The primary metric on rows as they are and perturbed."""
+    scored = {v.name: v.quality for v in record.variants if v.quality and v.quality.robustness}
+    names = list(dict.fromkeys(name for quality in scored.values() for name in quality.robustness))
+    rows: list[Row] = []
+    for variant, quality in scored.items():
+        metric, plain = table.primary(quality)
+        rows.append(
+            [variant, _metric(metric, plain), *(_metric(metric, quality.robustness.get(name)) for name in names)]
+        )
+    return Grid("Quality on perturbed rows", ["variant", "as they are", *names], rows)
+
+
+def files(record: RunRecord) -> Grid:
+    """What ships, what it computes, and how long it takes until the first answer."""
+    rows: list[Row] = [
+        [
+            v.name,
+            table.size(v.artifact.model_bytes),
+            table.size(v.artifact.gzip_bytes),
+            f"{v.parameters.total:,}" if v.parameters else table.MISSING,
+            f"{1 - v.parameters.nonzero / v.parameters.total:.1%}"
+            if v.parameters and v.parameters.total
+            else table.MISSING,
+            table.count(v.macs.total) if v.macs else table.MISSING,
+            f"{v.macs.int8 / v.macs.total:.0%}" if v.macs and v.macs.total else table.MISSING,
+            table.seconds(v.load_seconds) if v.load_seconds is not None else table.MISSING,
+            f"{table.significant(v.first_call_ms)} ms" if v.first_call_ms is not None else table.MISSING,
+        ]
+        for v in record.variants
+        if v.artifact
+    ]
+    head = ["variant", "model file", "zipped", "parameters", "zeros", "MACs", "in int8", "load", "first call"]
+    return Grid("Files, operations and cold start", head, rows)
+
+
+def stages(record: RunRecord) -> Grid:
+    rows: list[Row] = [
+        [s.name, s.key[:12], "the cache" if s.cached else "this run", table.seconds(s.wall_seconds), "; ".join(s.notes)]
+        for s in record.stages
+    ]
+    return Grid("Every stage in its order", ["stage", "key", "from", "time", "notes"], rows)
+
+
+def facts(record: RunRecord) -> dict[str, str]:
+    """What the run was, on which data, and on what machine: names and values for a list."""
+    found = {"command": record.run.command}
+    if record.run.seed is not None:
+        found["seed"] = str(record.run.seed)
+    if record.run.git:
+        found["commit"] = record.run.git[:12]
+    if data := record.dataset:
+        overlap = ", ".join(f"{rows:,} of {split}" for split, rows in data.overlap.items() if rows)
+        found["data"] = f"{data.name}: " + ", ".join(f"{rows:,} {split}" for split, rows in data.splits.items())
+        found["labels"] = f"{len(data.labels)}: " + ", ".join(data.labels[:20]) + ", …" * (len(data.labels) > 20)
+        found["rows also in train"] = overlap or "none"
+        found["fingerprint of the data"] = data.fingerprint[:16]
+    if place := record.environment:
+        cpu = place.cpu
+        found["processor"] = f"{cpu.model}, {cpu.cores} cores ({', '.join(cpu.flags)}), {place.threads} threads"
+        if place.gpus:
+            found["GPU"] = ", ".join(str(gpu.get("name", gpu)) for gpu in place.gpus)
+        found["Python"] = place.python
+    return found
+
+
+def compared_metric(variant: Variant, comparison: Comparison) -> str:
+    """The metric that stands for quality in a comparison: the primary one, where it was compared."""
+    name = table.primary(variant.quality)[0] if variant.quality else ""
+    return name if name in comparison.metrics else next(iter(comparison.metrics))
+
+
+def _metric(name: str, metric: MetricValue | None) -> Cell:
+    if metric is None:
+        return Cell(table.MISSING)
+    return Cell(table.score(name, metric.value), table.score_interval(name, metric.ci95))
