@@ -64,7 +64,7 @@ class TextEncoder(Encoder):
 
     def pieces(self, encoded: Mapping[str, Any]) -> list[str]:
         """The tokens of one row as the vocabulary spells them."""
-        return [self._tokenizer.id_to_token(number) for number in encoded["input_ids"]]
+        return [str(self._tokenizer.id_to_token(number)) for number in encoded["input_ids"]]
 
     def collate(self, encoded: Sequence[Mapping[str, Any]], *, length: int | None = None) -> Arrays:
         """`[batch, length]` int64 arrays."""
