@@ -30,8 +30,13 @@ class Answers:
 
     def select(self, rows: Sequence[int]) -> Answers:
         picked = np.asarray(rows)
-        lists = ([values[i] for i in rows] for values in (self.ids, self.truth, self.answers))
-        return Answers(*lists, self.right[picked], {name: values[picked] for name, values in self.outputs.items()})
+        return Answers(
+            ids=[self.ids[row] for row in rows],
+            truth=[self.truth[row] for row in rows],
+            answers=[self.answers[row] for row in rows],
+            right=self.right[picked],
+            outputs={name: values[picked] for name, values in self.outputs.items()},
+        )
 
     def examples(self, labels: Sequence[str]) -> Examples:
         """The rows as far as metrics read them; KeyError where the truth is no label of a closed set."""

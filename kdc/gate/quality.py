@@ -64,7 +64,7 @@ def _relative(
     change = paired_change(name, candidate, baseline, *answers)
     harm, low, high = change.harm
     outcome = decide(low, high, margin)
-    bounds = f"{points(name, change.low, signed=True)} to {points(name, change.high, signed=True)}"
+    bounds = f"{_number(name, change.low, '+')} to {_number(name, change.high, '+')}"
     numbers = {"change": f"{result.change} ({bounds})", "estimate": harm, "low": low, "high": high}
     if change.identical:
         return result.model_copy(
@@ -134,5 +134,8 @@ def _resolved(subject: str, candidate: Side) -> str:
 
 def points(name: str, value: float, *, signed: bool = False) -> str:
     """A difference of a metric: `0.57 points` of a share, else a number."""
-    sign = "+" if signed else ""
-    return f"{100 * value:{sign}.2f} points" if is_share(name) else f"{value:{sign}.4g}"
+    return _number(name, value, "+" if signed else "") + (" points" if is_share(name) else "")
+
+
+def _number(name: str, value: float, sign: str) -> str:
+    return f"{100 * value:{sign}.2f}" if is_share(name) else f"{value:{sign}.4g}"

@@ -28,12 +28,11 @@ def bundle(run: Path, tmp_path: Path) -> Path:
     return tmp_path / "bundle"
 
 
-def edit(run: Path, **changes: Any) -> Path:
-    path = run / "record.json"
+def edit(folder: Path, changes: dict[str, Any]) -> Path:
+    path = folder / "record.json"
     record = json.loads(path.read_text())
-    record["run"] |= changes.pop("run", {})
-    path.write_text(json.dumps(record | changes))
-    return run
+    path.write_text(json.dumps(record | changes | {"run": record["run"] | changes.get("run", {})}))
+    return folder
 
 
 @pytest.mark.parametrize(
@@ -48,7 +47,7 @@ def edit(run: Path, **changes: Any) -> Path:
 )
 def test_runs_that_cannot_be_gated(run: Path, changes: dict[str, Any], said: str) -> None:
     with pytest.raises(KdcError) as caught:
-        open_candidate(edit(run, **changes))
+        open_candidate(edit(run, changes))
     assert said in str(caught.value)
     assert caught.value.exit_code == 2
 
@@ -76,7 +75,7 @@ def test_an_artifact_that_was_changed_is_refused(run: Path) -> None:
 
 def test_a_record_of_another_task(run: Path, tmp_path: Path) -> None:
     other = write_run(tmp_path / "other", answers(rows=20, wrong=2))
-    edit(other, config={"dataset": {"task": "image-classification"}})
+    edit(other, {"config": {"dataset": {"task": "image-classification"}}})
     with pytest.raises(
         KdcError, match=r"another task \(image-classification; this run: text-classification\); name a baseline"
     ):
