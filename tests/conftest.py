@@ -1,11 +1,17 @@
 """What every test gets: its own cache and hub folders, no network, plain output; and real data, where there is any."""
 
+import json
 import os
 import tempfile
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+import jsonschema
 import pytest
+
+from kdc.record import RunRecord
+from kdc.schema import record_schema
 
 ROOT = Path(__file__).parent.parent
 
@@ -34,6 +40,20 @@ def _isolated(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     monkeypatch.setenv("COLUMNS", "200")
     for name in ("KDC_DATA_DIR", "KDC_DEBUG", "FORCE_COLOR"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _valid_records() -> Iterator[None]:
+    """Every record that a test writes is one by its schema."""
+    save, validator = RunRecord.save, jsonschema.Draft202012Validator(record_schema())
+
+    def checked(self: RunRecord, path: Path) -> None:
+        save(self, path)
+        validator.validate(json.loads(path.read_text(encoding="utf-8")))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunRecord, "save", checked)
+        yield
 
 
 @pytest.fixture(scope="session")
