@@ -12,7 +12,7 @@ from typing import NoReturn
 from kdc import __version__
 from kdc.errors import KdcError, did_you_mean
 
-COMMANDS = ("run", "list", "doctor", "cache", "predict", "gate", "completion")
+COMMANDS = ("run", "bench", "report", "compare", "list", "doctor", "cache", "predict", "gate", "completion")
 EXAMPLES = """examples:
   kdc run                                                  the embedded default: no download needed
   kdc run teacher=bert student=distilbert compress=int8    distill BERT into DistilBERT, then quantize

@@ -95,9 +95,10 @@ def _checkpoint(path: Path, folder: Path) -> Artifact:
 def _load(path: Path, task: Task) -> Any:
     from safetensors import SafetensorError
 
+    family = task.model_class()  # brings transformers in, which must be there to be quietened
     try:
         with quiet():
-            model, info = task.model_class().from_pretrained(
+            model, info = family.from_pretrained(
                 path, dtype="auto", use_safetensors=True, trust_remote_code=False, output_loading_info=True
             )
     except (ValueError, OSError, RuntimeError, SafetensorError) as error:

@@ -18,6 +18,10 @@ SURFACE = {
         "KEY=VALUE", "--cfg", "--config-dir", "--help", "--multirun", "--package", "--resolve",
         "-c", "-cd", "-h", "-m", "-p",
     },
+    "bench": {
+        "ARTIFACT", "--baseline", "--batch", "--bench", "--data", "--help", "--json", "--length", "--noise", "--plugin",
+        "--rounds", "--threads", "-h",
+    },
     "list": {"GROUP", "--config-dir", "--help", "-h"},
     "predict": {"ARTIFACT", "INPUT", "--help", "--json", "--pair", "--plugin", "--threads", "-h"},
     "completion": {"shell", "--help", "--words", "-h"},
@@ -36,7 +40,9 @@ def test_surface(name: str) -> None:
 
 
 def test_commands() -> None:
-    assert COMMANDS == ("run", "list", "doctor", "cache", "predict", "completion")
+    assert COMMANDS == (
+        *("run", "bench", "report", "compare", "list", "doctor", "cache", "predict", "gate", "completion"),
+    )
 
 
 @pytest.mark.parametrize("name", COMMANDS)
