@@ -48,7 +48,8 @@ def execute(args: argparse.Namespace) -> int:
     session = artifact.session(threads=args.threads)
     outputs = session.predict(examples)
     answers = session.task.answers(outputs, artifact.labels)
-    scores = confidences(outputs["logits"]) if "logits" in outputs else [None] * len(answers)
+    confidences = session.task.confidences(outputs)
+    scores = [None] * len(answers) if confidences is None else confidences.tolist()
     _print(inputs, answers, scores, as_json=args.json)
     return 0
 
@@ -71,14 +72,6 @@ def read_inputs(inputs: Sequence[str], pairs: Sequence[str] | None, *, columns: 
     if pairs is not None and len(pairs) != len(inputs):
         raise KdcError(f"{len(inputs)} inputs but {len(pairs)} --pair", "give one --pair for every INPUT")
     return Examples({"text": list(inputs)} | ({"text_pair": list(pairs)} if pairs is not None else {}))
-
-
-def confidences(logits: np.ndarray) -> list[float]:
-    """The largest softmax probability of each row of logits `[rows, classes]`."""
-    import numpy as np
-
-    shares = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return [float(value) for value in shares.max(axis=-1) / shares.sum(axis=-1)]
 
 
 def _stdin() -> list[str]:

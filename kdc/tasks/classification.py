@@ -73,7 +73,7 @@ class Classification(Task):
         scores = {
             "accuracy": metrics.accuracy_score(truth, guess),
             "f1_macro": metrics.f1_score(truth, guess, average="macro", zero_division=0.0),
-            "mcc": metrics.matthews_corrcoef(truth, guess),
+            "mcc": metrics.matthews_corrcoef(truth, guess) if len({*truth, *guess}) > 1 else 0.0,
         }
         if len(examples.labels) == 2:
             scores["f1"] = metrics.f1_score(truth, guess, zero_division=0.0)

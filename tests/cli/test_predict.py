@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from kdc.cli.main import main
-from kdc.cli.predict import confidences
 from kdc.data.examples import Examples
 from kdc.export.artifact import Artifact
 
@@ -101,8 +100,3 @@ def test_what_is_refused(words: list[str], message: str, seen: list[Examples], c
 def test_folder_that_is_no_artifact(tmp_path: Path, capsys: Capture) -> None:
     assert main(["predict", str(tmp_path), "text"]) == 2
     assert "is no kdc artifact" in capsys.readouterr().err
-
-
-def test_confidences_are_softmax() -> None:
-    logits = np.array([[1000.0, 1000.0], [0.0, np.log(4.0)]])
-    assert confidences(logits) == pytest.approx([0.5, 0.8])

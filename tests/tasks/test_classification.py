@@ -92,3 +92,25 @@ def test_targets_are_numbers_and_truth_is_names() -> None:
 
 def splits(examples: Examples) -> Splits:
     return {"train": examples, "validation": examples, "test": examples}
+
+
+def test_confidences_are_the_softmax_of_the_answers() -> None:
+    outputs = {"logits": np.array([[1000.0, 1000.0], [0.0, np.log(4.0)]])}
+    assert tiny.task().confidences(outputs) == pytest.approx([0.5, 0.8])
+
+
+def test_rows_group_by_their_true_class_and_a_logit_speaks_for_its_answer() -> None:
+    import torch
+
+    outputs, examples = case(4, 3)
+    assert tiny.task().groups(examples) == {"class": [examples.labels[i] for i in examples["label"]]}
+    spoken = tiny.task().evidence({"logits": torch.from_numpy(outputs["logits"])}, "b", examples.labels)
+    assert spoken is not None
+    assert spoken.tolist() == outputs["logits"][:, 1].tolist()
+
+
+def test_the_hit_rate_is_the_mean_of_the_hits() -> None:
+    task = tiny.task()
+    outputs, examples = case(40, 3)
+    assert task.hit_rate is not None
+    assert task.score(outputs, examples)[task.hit_rate] == task.hits(outputs, examples).mean()
