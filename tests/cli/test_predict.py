@@ -4,7 +4,6 @@ import io
 import json
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,19 +11,14 @@ import pytest
 from kdc.cli.main import main
 from kdc.data.examples import Examples
 from kdc.export.artifact import Artifact
+from kdc.tasks.text_classification import TextClassification
 
 Capture = pytest.CaptureFixture[str]
 
 
-class FakeTask:
-    """Answers with the parity of what it reads: characters of a text, first pixel of a picture."""
-
-    def answers(self, outputs: dict[str, np.ndarray], labels: tuple[str, ...]) -> list[Any]:
-        return [labels[i] for i in outputs["logits"].argmax(axis=-1)]
-
-
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> list[Examples]:
+    """What the artifact is asked; it answers the parity of a text's length, or of a picture's first pixel."""
     examples_seen: list[Examples] = []
 
     def predict(examples: Examples) -> dict[str, np.ndarray]:
@@ -36,7 +30,7 @@ def seen(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> lis
     artifact = SimpleNamespace(
         inputs={"image": ("image",), "pair": ("text", "text_pair")}.get(kind, ("text",)),
         labels=("even", "odd"),
-        session=lambda threads=None: SimpleNamespace(task=FakeTask(), predict=predict),
+        session=lambda threads=None: SimpleNamespace(task=TextClassification(), predict=predict),
     )
     monkeypatch.setattr(Artifact, "open", classmethod(lambda cls, folder, plugins: artifact))
     return examples_seen
