@@ -74,19 +74,20 @@ def _timed(rule: LatencyRule, rounds: Rounds, sides: dict[str, Side]) -> Iterato
 
     if BASELINE in sides and rule.max_slowdown is not None:
         margin = max(rule.max_slowdown, (rule.floor or 0.0) / float(np.median(medians(BASELINE, LOOKS[0]))))
+        allowed = _allowed(rule, margin)
         judged = judge_in_looks(lambda n: np.log(medians(NOW, n) / medians(BASELINE, n)), margin)
         before, now = (_ms(float(np.median(medians(name, rounds.count)))) for name in (BASELINE, NOW))
         bounds = f"{judged.low:+.1%} to {judged.high:+.1%}"
         yield Result(
             rule="latency.max_slowdown",
-            limit=f"{margin:.1%}",
+            limit=allowed,
             baseline=before,
             now=now,
             change=f"{judged.estimate:+.1%} ({bounds})",
             outcome=judged.outcome,
             why=(
                 f"latency is {abs(judged.estimate):.1%} {'higher' if judged.estimate > 0 else 'lower'}, {before} to "
-                f"{now} at {at} (95% bounds {bounds}, {rounds.count} rounds); {margin:.1%} is allowed"
+                f"{now} at {at} (95% bounds {bounds}, {rounds.count} rounds); {allowed} is allowed"
             ),
             estimate=judged.estimate,
             low=judged.low,
@@ -111,11 +112,11 @@ def _settled(
     rule: LatencyRule, candidate: Side, baseline: Side, workload: Workload, noise: NoiseFloor | None
 ) -> Result | None:
     """What is clear of the slowdown without timing: no baseline to time, the same files, a margin below the noise."""
-    allowed, before, now = rule.max_slowdown or 0.0, _recorded(baseline, workload), _recorded(candidate, workload)
-    margin = max(allowed, (rule.floor or 0.0) / before) if before else allowed
+    before, now = _recorded(baseline, workload), _recorded(candidate, workload)
+    margin = max(rule.max_slowdown or 0.0, (rule.floor or 0.0) / before if before else 0.0)
     result = Result(
         rule="latency.max_slowdown",
-        limit=f"{margin:.1%}",
+        limit=_allowed(rule, margin),
         baseline=f"{_ms(before)} (recorded)" if before else "",
         now=f"{_ms(now)} (recorded)" if now else "",
         outcome="informational",
@@ -157,6 +158,11 @@ def _recorded(side: Side, workload: Workload) -> float | None:
     """The median milliseconds that the record tells: to be shown, not to be compared."""
     latency = table.latency_at(side.variant, workload)
     return latency.p50_ms if latency else None
+
+
+def _allowed(rule: LatencyRule, margin: float) -> str:
+    """The margin as the part of the rule that it comes from."""
+    return f"{margin:.1%}" if margin == rule.max_slowdown else f"{rule.floor:g} ms"
 
 
 def _ms(value: float) -> str:

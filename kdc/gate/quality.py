@@ -50,12 +50,13 @@ def _relative(
     name: str, margin: float, candidate: Side, baseline: Side, answers: tuple[Answers, Answers] | None
 ) -> Result:
     now, before = metric(candidate, name).value, metric(baseline, name).value
+    unit = " pp" if is_share(name) else ""
     result = Result(
         rule=f"{name}.max_drop",
-        limit=points(name, margin),
+        limit=_number(name, margin) + unit,
         baseline=score(name, before),
         now=score(name, now),
-        change=points(name, now - before, signed=True),
+        change=_number(name, now - before, "+") + unit,
         outcome="informational",
         why=f"{baseline.place} has no predictions, so {name} is not compared row by row",
     )
@@ -76,8 +77,8 @@ def _relative(
         )
     became = "worse" if harm > 0 else "better"
     why = (
-        f"{name} got {became} by {points(name, abs(harm))}, from {result.baseline} to {result.now} "
-        f"(95% bounds {bounds}); {result.limit} are allowed"
+        f"{name} got {became} by {_points(name, abs(harm))}, from {result.baseline} to {result.now} "
+        f"(95% bounds {bounds}); {_points(name, margin)} are allowed"
     )
     return result.model_copy(update={**numbers, "outcome": outcome, "why": why})
 
@@ -100,7 +101,7 @@ def _unresolved(name: str, change: Change) -> str:
     if not change.resolution < 1:
         return f"{rows} cannot show any margin to be kept; test on more rows"
     return (
-        f"{rows} with {change.churn:.1%} churn resolve {points(name, change.resolution)} at best; "
+        f"{rows} with {change.churn:.1%} churn resolve {_points(name, change.resolution)} at best; "
         "ask for a max_drop of at least that, or test on more rows"
     )
 
@@ -132,10 +133,10 @@ def _resolved(subject: str, candidate: Side) -> str:
     return subject
 
 
-def points(name: str, value: float, *, signed: bool = False) -> str:
-    """A difference of a metric: `0.57 points` of a share, else a number."""
-    return _number(name, value, "+" if signed else "") + (" points" if is_share(name) else "")
+def _points(name: str, value: float) -> str:
+    """A difference of a metric, in a sentence: `0.57 points` of a share, else a number."""
+    return _number(name, value) + (" points" if is_share(name) else "")
 
 
-def _number(name: str, value: float, sign: str) -> str:
+def _number(name: str, value: float, sign: str = "") -> str:
     return f"{100 * value:{sign}.2f}" if is_share(name) else f"{value:{sign}.4g}"

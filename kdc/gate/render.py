@@ -31,7 +31,8 @@ def print_gate(report: GateReport, console: Console) -> None:
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
     for header in HEADERS:
-        table.add_column(header, justify="left" if header in ("rule", "outcome") else "right", overflow="fold")
+        own = header in ("rule", "outcome")
+        table.add_column(header, justify="left" if own else "right", no_wrap=own, overflow="fold")
     for result in report.results:
         *cells, outcome = _cells(result)
         table.add_row(*map(Text, cells), Text(outcome, style=_STYLES.get(result.outcome, "dim")))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, computed_field
 
 Outcome = Literal["pass", "fail", "inconclusive", "informational", "refused"]
 """`informational`: told and not judged; `refused`: the margin asks for more than the data can show."""
@@ -41,6 +41,7 @@ class GateReport(BaseModel):
     """The baseline's variant."""
     results: list[Result]
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def outcome(self) -> Outcome:
         """That of the rule that matters most: a failed one, a refused, an inconclusive, then those that passed.
@@ -59,6 +60,7 @@ class GateReport(BaseModel):
     def undecided(self) -> list[Result]:
         return [result for result in self.results if result.outcome in ("inconclusive", "informational")]
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def verdict(self) -> str:
         """One sentence."""

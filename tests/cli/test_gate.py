@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -46,7 +47,8 @@ def test_three_points_less_fail(tmp_path: Path, baseline: Path, capsys: pytest.C
     suite = ElementTree.parse(tmp_path / "gate.xml").getroot()[0]
     assert suite.attrib["failures"] == "1"
     found = json.loads((tmp_path / "gate.json").read_text())
-    assert (found["schema"], found["results"][0]["outcome"]) == ("kdc.gate/1", "fail")
+    assert (found["schema"], found["outcome"], found["results"][0]["outcome"]) == ("kdc.gate/1", "fail", "fail")
+    assert found["verdict"].startswith("The gate fails")
     assert found["results"][0]["estimate"] == pytest.approx(0.03)
     assert (tmp_path / "gate.md").read_text().startswith("<!-- kdc-gate -->")
 
@@ -99,6 +101,22 @@ def test_the_summary_of_a_github_job_is_appended_to(
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
     gate(tmp_path / "before", "--baseline", baseline)
     assert summary.read_text().startswith("before\n<!-- kdc-gate -->\n### ✅ kdc gate: pass\n")
+
+
+def test_no_row_of_a_user_gets_out(tmp_path: Path, baseline: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def flip(record: dict[str, Any]) -> None:
+        flipped = {"row": 0, "id": "0", "truth": "a", "answer": "b", "other": "a", "inputs": {"text": "my SECRET"}}
+        churn = {"n": 1, "right_to_wrong": 1, "wrong_to_right": 0, "changed": 1}
+        comparison = {"against": "teacher", "role": "teacher", "metrics": {}, "churn": churn, "flips": [flipped]}
+        record["variants"][0]["comparisons"] = [comparison]
+
+    now = write_run(tmp_path / "now", answers(wrong=260), change=flip)
+    assert "SECRET" in (now / "record.json").read_text()
+    files = [tmp_path / name for name in ("gate.xml", "gate.json", "gate.md")]
+    options = zip(("--junit", "--json", "--markdown"), files, strict=True)
+    gate(now, "--baseline", baseline, *(word for option in options for word in option))
+    captured = capsys.readouterr()
+    assert not any("SECRET" in text for text in (captured.out, captured.err, *(file.read_text() for file in files)))
 
 
 def test_one_row_of_the_test_set(tmp_path: Path) -> None:

@@ -47,5 +47,5 @@ def test_real_runs(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
     gate(place, "float", "--rules", "untimed", "bytes=null")
     output = capsys.readouterr().out.replace("\n", " ")
-    assert "0.50 points" in output
+    assert "0.50 pp" in output
     assert "student.onnxruntime against student+int8.onnxruntime" in output

@@ -109,7 +109,7 @@ def test_the_margin_is_narrow_where_only_the_precision_changed(tmp_path: Path) -
     cut_otherwise = run("cut", "student+cut+int8", stages | {"compress cut": "c2"})
     retrained = run("retrained", "student+cut", stages | {"student": "s2"})
     limits = [judged(now, before)[0].limit for now in (quantized, cut_otherwise, retrained)]
-    assert limits == ["0.50 points", "1.50 points", "1.50 points"]
+    assert limits == ["0.50 pp", "1.50 pp", "1.50 pp"]
 
 
 def test_absolute_limits(tmp_path: Path, baseline: Path) -> None:
@@ -124,7 +124,7 @@ def test_absolute_limits(tmp_path: Path, baseline: Path) -> None:
 def test_a_bare_record_is_told_and_not_judged(tmp_path: Path, baseline: Path) -> None:
     now = write_run(tmp_path / "now", answers(wrong=260))
     (result,) = judged(now, baseline / "record.json")
-    assert (result.outcome, result.change) == ("informational", "-3.00 points")
+    assert (result.outcome, result.change) == ("informational", "-3.00 pp")
     assert result.why.endswith("record.json has no predictions, so accuracy is not compared row by row")
 
 
