@@ -54,23 +54,26 @@ def enter(
     """
     artifact = take_in(path, scratch, plugins)
     threads = bench.threads or machine.threads()
-    workloads, _ = grid(artifact, bench, threads)
+    workloads, notes = grid(artifact, bench, threads)
+    if not workloads:
+        raise KdcError(f"{name} can run nothing of the bench: {'; '.join(notes)}", "choose with --length what it can")
     if artifact.folder != path:
         _try(name, artifact, workloads)
     return Entrant(path, artifact, workloads, read_rows(data, artifact, name) if data else None, tuple(plugins))
 
 
 def _try(name: str, artifact: Artifact, workloads: Sequence[Workload]) -> None:
-    session = artifact.session(threads=workloads[0]["threads"])
-    for workload in {workload.get("length", 1): workload for workload in reversed(workloads)}.values():
-        try:
+    trying, remedy = "load", "export it again, for the version that is installed"
+    try:
+        session = artifact.session(threads=workloads[0]["threads"])
+        for workload in {workload.get("length", 1): workload for workload in reversed(workloads)}.values():
+            trying, remedy = f"run at {table.workload(workload)}", "choose what it can run with --batch and --length"
             session.run(session.example_batch(batch=workload["batch"], length=workload.get("length", 1)))
-        except Exception as error:  # every runtime has exceptions of its own
-            reason = textwrap.shorten(str(error), 200, placeholder=" ...")
-            raise KdcError(
-                f"{name} does not run at {table.workload(workload)} ({type(error).__name__}: {reason})",
-                "choose what it can run with --batch and --length",
-            ) from error
+    except KdcError:
+        raise
+    except Exception as error:  # every runtime has exceptions of its own
+        reason = textwrap.shorten(str(error), 200, placeholder=" ...")
+        raise KdcError(f"{name} does not {trying} ({type(error).__name__}: {reason})", remedy) from error
 
 
 def read_rows(path: Path, artifact: Artifact, name: str) -> Examples:

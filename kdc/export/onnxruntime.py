@@ -151,7 +151,7 @@ def _session(folder: Path, signature: Signature, threads: int | None, *, profile
     except ImportError as error:
         raise KdcError("onnxruntime is not installed", "pip install onnxruntime") from error
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what it would log of an error, the exception says
     options.inter_op_num_threads = 1
     options.intra_op_num_threads = threads or 0
     if profile is not None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 
 from kdc.cli import bench as command
@@ -34,6 +36,7 @@ def error_of(capsys: Capture) -> str:
     return line.removeprefix("kdc: error: ")
 
 
+@pytest.mark.slow
 def test_a_hugging_face_folder_and_an_onnx_file_side_by_side(place: Path, tmp_path: Path, capsys: Capture) -> None:
     target = tmp_path / "record.json"
     (tmp_path / "rows.csv").write_text("text,label\n" + "good film,positive\n" * 5)
@@ -150,6 +153,10 @@ def test_names_are_as_short_as_tells_them_apart(paths: list[str], names: list[st
         (["lookup.onnx", "--baseline", "lokup.onnx", *SHORT], "--baseline: none is called 'lokup.onnx'; did you mean"),
         (["hf", "--data", "rows.csv", *SHORT], "--data: there is no file rows.csv"),
         (["lookup.onnx", "features.onnx", *SHORT], "features.onnx and lookup.onnx have no workload in common: batch 1"),
+        (
+            ["hf", "--length", "33,64"],
+            "hf can run nothing of the bench: not timed at length 33, 64: the model",
+        ),
         (["fixed.onnx", "lookup.onnx", *SHORT], "have no workload in common: batch 1 x 8 tokens against batch 2 x 16"),
     ],
 )
@@ -173,4 +180,25 @@ def test_a_graph_that_cannot_run_at_a_length_is_refused_before_anything_is_timed
     """A table of positions that ends at 10 shows only when longer inputs are run."""
     foreign.graph(tmp_path / "short.onnx", {"position_ids": ("rows", "sequence")}, vocabulary=10)
     assert main(["bench", str(tmp_path / "short.onnx"), "--length", "8,12", "--threads", "1"]) == 2
-    assert "short.onnx does not run at batch 1 x 12 tokens" in capsys.readouterr().err.splitlines()[-1]
+    assert "short.onnx does not run at batch 1 x 12 tokens" in error_of(capsys)
+
+
+def test_a_graph_of_operators_that_nobody_knows_is_one_line(tmp_path: Path, capsys: Capture) -> None:
+    model = onnx.load(foreign.graph(tmp_path / "odd.onnx", {"input": ("rows", "sequence")}))
+    model.graph.node[0].op_type = "Foo"
+    onnx.save(model, tmp_path / "odd.onnx")
+    assert main(["bench", str(tmp_path / "odd.onnx"), "--threads", "1"]) == 2
+    said = error_of(capsys)
+    assert "odd.onnx does not load" in said
+    assert "Foo" in said
+
+
+def test_plugins_are_imported_only_when_they_are_named(tmp_path: Path, capsys: Capture) -> None:
+    examples = tiny.pictures(6)
+    tiny.artifact(tmp_path / "own", tiny.built_net(examples, "mlp"), examples, runtime="torch")
+    manifest = json.loads((tmp_path / "own" / "kdc.json").read_text(encoding="utf-8"))
+    (tmp_path / "own" / "kdc.json").write_text(json.dumps(manifest | {"plugins": ["no_such_module"]}))
+    assert main(["bench", str(tmp_path / "own")]) == 2
+    assert "own needs the plugin no_such_module; name it: --plugin no_such_module" in error_of(capsys)
+    assert main(["bench", str(tmp_path / "own"), "--plugin", "no_such_module"]) == 2
+    assert "plugins: cannot import 'no_such_module'" in error_of(capsys)
