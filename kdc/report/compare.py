@@ -126,7 +126,8 @@ def _change(name: str, first: Side, theirs: Variant, run: Side, own: Variant, no
         for each, variant in ((run, own), (first, theirs))
     )
     if now.predictions is None or before.predictions is None:
-        notes[f"{(run if now.predictions is None else first).name} has no predictions: no paired difference"] = None
+        lacks = run if now.predictions is None else first
+        notes[f"where {lacks.name} has no predictions there is no paired difference"] = None
         return ""
     try:
         answers = read_answers(now.predictions)

@@ -185,7 +185,7 @@ def how_timed(record: RunRecord) -> str:
         if how.noise_floor is not None:
             said += f" On this machine, one file timed against itself differs by up to {how.noise_floor:.1%}."
         if how.together:
-            said += f" Timed in the same rounds: {', '.join(how.together)}."
+            said += f" {len(how.together)} runs were timed in these rounds."
     return said
 
 
