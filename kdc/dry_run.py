@@ -33,7 +33,7 @@ class Line:
 
 
 def plan(config: RunConfig, world: World) -> list[Line]:
-    """Every stage of the run, in order."""
+    """Every stage of the run, in order, but attributions: of which rows they are is not known before."""
     data, first = _look_at_data(config, world)
     lines = [first]
     estimator = Estimator(config, data)

@@ -12,10 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kdc import walk
+from kdc import dry_run, walk
 from kdc.cli.main import main
 from kdc.record import Comparison, RunRecord, Variant
 from kdc.report.settings import ReportConfig
+from kdc.screen import Screen
+from kdc.stages import World
+from kdc.store import Store
 from tests import runs, tiny
 from tests.test_keys import keys
 
@@ -175,6 +178,14 @@ def test_without_being_asked_nothing_more_is_computed(whole: RunRecord, place: P
         assert after.quality
         assert after.quality.robustness == {}
         assert after.quality.metrics == before.quality.metrics
+
+
+def test_a_dry_run_names_the_same_stages_with_the_same_keys(whole: RunRecord, place: Path) -> None:
+    config = runs.config(place / "train.csv", place / "cache", *EVERYTHING)
+    planned = dry_run.plan(config, World(Store(config.cache_dir), Screen()))
+    done = [(stage.name, stage.key) for stage in whole.stages if not stage.name.startswith("attribute")]
+    assert [(line.name, line.key or "") for line in planned] == done
+    assert "predict student.torch typos" in [line.name for line in planned]
 
 
 def rows_in(folder: Path, texts: list[str]) -> list[str]:
