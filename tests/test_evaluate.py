@@ -277,39 +277,6 @@ def test_a_test_set_of_one_row(tmp_path: Path, untimed: None) -> None:
     assert comparison.metrics["accuracy"].ci95 is None
 
 
-WRONG = {
-    "report.slices=[sorce]": "report.slices: the test rows have no column 'sorce'; did you mean 'source'?",
-    "report.slices=[url]": "report.slices: column 'url' has 60 values in 60 test rows; name columns of numbers",
-    "report.robustness=[noise]": "report.robustness: noise is not for texts, which dataset csv holds; for them",
-    "report.robustness=[typo]": "did you mean 'typos'?",
-    "report.attributions=integrated_gradient": "report.attributions: input should be 'none', 'input_x_gradient' or",
-    "report.flips=-1": "report.flips: input should be greater than or equal to 0",
-    "report.example=false": "report.example: no such key of report; did you mean 'examples'?",
-}
-
-
-@pytest.mark.parametrize("word", WRONG)
-def test_wrong_settings(
-    word: str, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert main(["run", *runs.words(place / "train.csv", tmp_path / "cache", "dataset.test=0.5", word)]) == 2
-    lines = capsys.readouterr().err.splitlines()
-    assert lines[-1].startswith("kdc: error: ")
-    assert WRONG[word] in lines[-1]
-    assert not list((tmp_path / "cache").glob("stages/teacher*")), "said before anything is trained"
-
-
-def test_attributions_cannot_be_shown_without_examples(
-    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    words = ("report.examples=false", "report.attributions=input_x_gradient")
-    assert main(["run", *runs.words(place / "train.csv", tmp_path / "cache", *words)]) == 2
-    line = capsys.readouterr().err.splitlines()[-1]
-    assert line.startswith("kdc: error: report: attributions show pieces of the rows, which examples=false keeps out")
-
-
 def test_outputs_that_are_not_finite_fail_the_run(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
