@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tarfile
 import tomllib
+import zipfile
 from collections.abc import Iterator
 from importlib.metadata import packages_distributions
 from pathlib import Path
@@ -64,6 +65,17 @@ def test_the_installed_command_works(installed: Path) -> None:
     )
     assert "bert_tiny" in _run(kdc, "list", "teacher", cwd=installed)
     assert "teacher:" in _run(kdc, "run", "--cfg", "job", cwd=installed)
+
+
+def test_the_wheel_brings_what_is_no_python(built: Path) -> None:
+    """Templates of pages, the schema of records: whatever lies in the package beside its modules."""
+    with zipfile.ZipFile(next(built.glob("*.whl"))) as archive:
+        shipped = {name for name in archive.namelist() if name.startswith("kdc/") and not name.endswith(".py")}
+    lying = {path for path in (ROOT / "kdc").rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+    assert {name for name in shipped if not name.startswith("kdc/configs/")} == {
+        path.relative_to(ROOT).as_posix() for path in lying
+    }
+    assert "kdc/report/templates/layout.html.jinja" in shipped
 
 
 def test_the_sdist_holds_the_sources_only(built: Path) -> None:

@@ -33,9 +33,15 @@ def score_interval(name: str, ci95: tuple[float, float] | None) -> str:
 
 def change(name: str, difference: float) -> str:
     """A difference of two scores, signed: `−1.3 points` for shares, `−0.021` for everything else."""
-    scaled = 100 * difference if is_share(name) else difference
-    said = f"{scaled:+.1f} points" if is_share(name) else f"{scaled:+.3f}"
-    return said.replace("-", "−")
+    if is_share(name):
+        return f"{signed(100 * difference, 1)} points"
+    return signed(difference, 3)
+
+
+def signed(value: float, decimals: int) -> str:
+    """`+1.3`, `−1.3`, and `0.0` for what rounds to it."""
+    said = f"{value:+.{decimals}f}".replace("-", "−")
+    return said if any(digit in said for digit in "123456789") else said[1:]
 
 
 def change_interval(name: str, ci95: tuple[float, float] | None) -> str:

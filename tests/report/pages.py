@@ -7,7 +7,7 @@ from collections import Counter
 from html.parser import HTMLParser
 from itertools import pairwise
 
-VOID = {"meta", "link", "img", "br", "hr", "input", "path", "use", "rect"}
+VOID = {"meta", "link", "img", "br", "hr", "input", "wbr", "path", "use", "rect"}
 
 
 class Page(HTMLParser):

@@ -97,12 +97,19 @@ def picture(points: Sequence[Point], on: Scale) -> Picture:
         key="pareto",
         title=f"{on.metric} against latency",
         description=f"Further left is faster, {better} is better; bars are 95% intervals, a bubble's area is the size "
-        f"of the files. The line joins what nothing else beats in both: {', '.join(p.name for p in best)}.",
+        f"of the files. {_told(best, several=len({p.group for p in points}) > 1)}",
         svg=sketch(draw, "pareto", width=WIDE, height=440),
         narrow=sketch(draw, "pareto", width=NARROW, height=380),
         head=["variant", "runtime", "p50 ms", on.metric, "95% interval", "size", "on the front"],
         rows=rows,
     )
+
+
+def _told(best: Sequence[Point], *, several: bool) -> str:
+    names = [f"{p.name} in {p.group}" if several else p.name for p in best]
+    if len(names) == 1:
+        return f"Nothing beats {names[0]} in either."
+    return f"The dotted line joins what nothing else beats in both: {', '.join(names)}."
 
 
 def _draw(axes: Axes, points: Sequence[Point], best: Sequence[Point], named: Sequence[Point], on: Scale) -> None:
