@@ -216,10 +216,10 @@ def test_runtime_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    asked = "runtime.torch.device=cuda"
-    assert problem(asked) == "runtime.torch: device=cuda, but torch sees no GPU here; use device=cpu"
+    asked = ("compress=none", "runtime=torch", "runtime.torch.device=cuda")
+    assert problem(*asked) == "runtime.torch: device=cuda, but torch sees no GPU here; use device=cpu"
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    assert typed(asked).runtime["torch"].processor == "cuda"
+    assert typed(*asked).runtime["torch"].processor == "cuda"
 
 
 def test_modality_and_depth_of_a_local_checkpoint(tmp_path: Path) -> None:
@@ -233,7 +233,7 @@ def test_modality_and_depth_of_a_local_checkpoint(tmp_path: Path) -> None:
 
 
 def test_plugins_are_in_before_anything_is_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "kdc_test_plugin.py").write_text(
+    (tmp_path / "kdc_shrinking_plugin.py").write_text(
         "from typing import Literal\n"
         "from kdc.compress.base import PASSES, Pass\n"
         "@PASSES.register('shrink')\n"
@@ -246,7 +246,7 @@ def test_plugins_are_in_before_anything_is_typed(tmp_path: Path, monkeypatch: py
     (tmp_path / "compress").mkdir()
     (tmp_path / "compress" / "shrink.yaml").write_text("# Shrink\nshrink:\n  name: shrink\n  ratio: 0.5\n")
     monkeypatch.syspath_prepend(tmp_path)
-    plugin = ["plugins=[kdc_test_plugin]", "compress=[shrink,int8]"]
+    plugin = ["plugins=[kdc_shrinking_plugin]", "compress=[shrink,int8]"]
     config = typed(*plugin, "compress.shrink.ratio=0.4", extra=tmp_path)
     assert [(key, getattr(step, "ratio", None)) for key, step in config.compress.items()] == [
         ("shrink", 0.4),

@@ -194,11 +194,11 @@ def test_contents_of_the_data_change_all_keys(train: Path, tmp_path: Path) -> No
 
 
 def test_code_of_a_plugin_changes_all_keys(train: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plugin = tmp_path / "kdc_test_plugin.py"
+    plugin = tmp_path / "kdc_keyed_plugin.py"
     plugin.write_text("RATE = 1\n")
     monkeypatch.syspath_prepend(tmp_path)
-    without, with_plugin = runs.config(train, tmp_path), runs.config(train, tmp_path, "plugins=[kdc_test_plugin]")
-    monkeypatch.delitem(sys.modules, "kdc_test_plugin")
+    without, with_plugin = runs.config(train, tmp_path), runs.config(train, tmp_path, "plugins=[kdc_keyed_plugin]")
+    monkeypatch.delitem(sys.modules, "kdc_keyed_plugin")
     before = keys(with_plugin)
     assert before != keys(without)
     plugin.write_text("RATE = 2\n")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,21 +11,22 @@ from pydantic import BaseModel, ValidationError
 
 from kdc import machine
 from kdc.errors import KdcError
+from kdc.gate.decision import LOOKS, judge
 from kdc.measure.rounds import Contender, Progress, timed_rounds
 from kdc.measure.settings import BenchConfig
-from kdc.measure.statistics import mean_interval
 from kdc.record import write_atomically
 
-ONE_SIDED = 0.90
-"""Both ends of this interval are one-sided 95% bounds, which is what a gate decides by."""
+LOOK_CONFIDENCE = 1 - 0.05 / len(LOOKS)
+FEWEST_ROUNDS = 6
+"""Fewer have no bounds at that confidence."""
 
 
 class NoiseFloor(BaseModel):
-    """The smallest slowdown that a gate could have told from none here, with this many rounds of this workload.
+    """The smallest margin that a gate could have told from nothing here, with this many rounds of this workload.
 
-    An artifact is timed against itself; d_r = ln(median A' / median A) in round r. The floor is the larger absolute end
-    of the 90% t interval of mean d, as a fraction. A gate passes a candidate when its one-sided 95% bound lies within
-    the margin; the identical candidate seen here would not have passed, one way or the other, with a margin below this.
+    An artifact is timed against itself, and the differences are judged as one look of a gate's judges them. The floor
+    is the bound that is further from none: with a margin below it, the gate would not have passed this artifact against
+    itself, or would not have, had the noise fallen the other way.
     """
 
     floor: float
@@ -47,18 +47,20 @@ def measure_floor(
     progress: Progress = lambda done, total, now: None,
     notify: Callable[[str], None] = print,
 ) -> NoiseFloor:
-    """Time `contender` against itself on the first workload of `bench`: as many `rounds` as a gate's (2 or more)."""
+    """Time `contender` against itself on the first workload of `bench`, in as many `rounds` as a gate's last look."""
     from kdc.export.artifact import Artifact
 
+    if rounds < FEWEST_ROUNDS:
+        raise KdcError(f"{rounds} rounds bound no noise", f"take at least {FEWEST_ROUNDS}")
     artifact = Artifact.open(contender.path, contender.plugins)
     one = bench.model_copy(update={"batches": bench.batches[:1], "lengths": bench.lengths[:1], "rows": 0})
     twice = {"A": contender, "A again": contender}
     with timed_rounds(twice, one, progress=progress, notify=notify) as timed:
         timed.more(rounds)
     (workload,) = timed.workloads["A"]
-    _, low, high = mean_interval(timed.log_ratios("A", "A again", workload), ONE_SIDED)
+    seen = judge(timed.log_ratios("A", "A again", workload), 0.0, confidence=LOOK_CONFIDENCE)
     return NoiseFloor(
-        floor=math.expm1(max(abs(low), abs(high))),
+        floor=max(seen.high, 1 / (1 + seen.low) - 1),
         rounds=rounds,
         workload=workload,
         runtime=artifact.runtime.name,

@@ -10,15 +10,16 @@ class BenchConfig(Component):
 
     Every variant is timed in `rounds` fresh processes, all variants once a round in rotated order; each process makes
     `calls` timed calls a workload after its warm-up. `rows` real test rows are timed end to end, tokenizer included.
+    Processes differ more than calls within one do, so many short processes tell more than a few long ones.
     """
 
     name: str
     batches: list[PositiveInt] = Field(default=[1, 8], min_length=1)
     lengths: list[PositiveInt] = Field(default=[32, 128], min_length=1)
-    rounds: PositiveInt = 3
+    rounds: PositiveInt = 8
     calls: PositiveInt = 40
-    seconds: float = Field(default=0.4, gt=0)
-    """A workload ends after this long, even with fewer calls (never under 5)."""
-    rows: int = Field(default=40, ge=0)
+    seconds: float = Field(default=0.15, gt=0)
+    """A workload ends after this long, even with fewer calls (never under 3)."""
+    rows: int = Field(default=16, ge=0)
     threads: PositiveInt | None = None
     """Threads a process may use; none: all cores."""

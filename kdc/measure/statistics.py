@@ -26,17 +26,11 @@ def paired_ratio(other: ArrayLike, own: ArrayLike) -> tuple[float, Interval | No
     has a skewed error, its logarithm a nearly symmetric one, and drift of the machine between rounds cancels in d_r.
     """
     differences = np.log(np.asarray(other, dtype=np.float64) / np.asarray(own, dtype=np.float64))
+    mean = float(differences.mean())
     if len(differences) < 3:
-        return math.exp(differences.mean()), None
-    mean, low, high = mean_interval(differences, 0.95)
-    return math.exp(mean), (math.exp(low), math.exp(high))
-
-
-def mean_interval(values: np.ndarray, confidence: float) -> tuple[float, float, float]:
-    """Mean of at least two `values` and the ends of its two-sided Student t interval (Student 1908)."""
+        return math.exp(mean), None
     from scipy.special import stdtrit  # the quantile of t without the half second that importing scipy.stats takes
 
-    mean = float(values.mean())
-    quantile = float(stdtrit(len(values) - 1, (1 + confidence) / 2))
-    half = quantile * float(values.std(ddof=1)) / math.sqrt(len(values))
-    return mean, mean - half, mean + half
+    rounds = len(differences)
+    half = float(stdtrit(rounds - 1, 0.975) * differences.std(ddof=1)) / math.sqrt(rounds)
+    return math.exp(mean), (math.exp(mean - half), math.exp(mean + half))

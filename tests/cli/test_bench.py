@@ -96,11 +96,11 @@ def test_the_baseline_is_the_one_that_is_named(place: Path, tmp_path: Path, caps
 
 def test_noise_is_told_and_remembered(place: Path, capsys: Capture) -> None:
     assert known_floor(default_root()) is None
-    assert main(["bench", "--noise", str(place / "lookup.onnx"), *SHORT, "--rounds", "3"]) == 0
+    assert main(["bench", "--noise", str(place / "lookup.onnx"), *SHORT, "--rounds", "6"]) == 0
     floor = known_floor(default_root())
     assert floor is not None
-    assert (floor.rounds, floor.runtime) == (3, "onnxruntime")
-    said = "lookup.onnx against itself, 3 rounds at batch 1 x 8 tokens: differences up to"
+    assert (floor.rounds, floor.runtime) == (6, "onnxruntime")
+    said = "lookup.onnx against itself, 6 rounds at batch 1 x 8 tokens: differences up to"
     assert capsys.readouterr().out.startswith(f"{said} {floor.floor:.1%} are noise on this machine")
 
 

@@ -1,13 +1,12 @@
-import math
 from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from kdc import machine
 from kdc.errors import KdcError
-from kdc.measure.noise import keep_floor, known_floor, measure_floor
+from kdc.gate.decision import judge
+from kdc.measure.noise import FEWEST_ROUNDS, LOOK_CONFIDENCE, keep_floor, known_floor, measure_floor
 from kdc.measure.rounds import Contender
 from kdc.measure.settings import BenchConfig
 from tests.workers import Workers
@@ -15,13 +14,16 @@ from tests.workers import Workers
 BENCH = BenchConfig(name="tiny", batches=[1, 8], lengths=[8, 16], threads=1)
 
 
-def test_the_floor_is_the_larger_end_of_the_90_percent_interval(text_artifacts, monkeypatch):
-    first, again = [1.0, 1.02, 1.01, 0.99], [1.03, 1.02, 1.05, 1.0]
+def test_the_floor_is_the_margin_that_a_gate_would_need_to_pass_the_same_files(text_artifacts, monkeypatch):
+    first, again = [1.0, 1.02, 1.01, 0.99, 1.0, 1.03, 1.0, 1.01], [1.03, 1.0, 1.05, 1.0, 0.99, 1.02, 1.04, 1.0]
     workers = Workers({"A": first, "A again": again}).install(monkeypatch)
-    floor = measure_floor(Contender(text_artifacts["onnxruntime"]), BENCH, rounds=4)
-    interval = stats.ttest_rel(np.log(again), np.log(first)).confidence_interval(0.90)
-    assert floor.floor == pytest.approx(math.exp(max(-interval.low, interval.high)) - 1)
-    assert (floor.rounds, floor.runtime, floor.precision) == (4, "onnxruntime", "fp32")
+    floor = measure_floor(Contender(text_artifacts["onnxruntime"]), BENCH, rounds=8)
+    differences = np.log(np.array(again) / np.array(first))
+    for d, margin in ((differences, floor.floor), (-differences, floor.floor)):
+        assert judge(d, 1.001 * margin, confidence=LOOK_CONFIDENCE).outcome == "pass"
+    passed = [judge(d, 0.999 * floor.floor, confidence=LOOK_CONFIDENCE).outcome for d in (differences, -differences)]
+    assert "inconclusive" in passed
+    assert (floor.rounds, floor.runtime, floor.precision) == (8, "onnxruntime", "fp32")
     assert floor.workload == {"batch": 1, "length": 8, "threads": 1}
     assert floor.machine == machine.fingerprint()
     name, job = workers.jobs[0]
@@ -29,10 +31,18 @@ def test_the_floor_is_the_larger_end_of_the_90_percent_interval(text_artifacts, 
     assert len(job["workloads"]) == 1
 
 
+def test_rounds_that_bound_nothing_are_refused(text_artifacts):
+    differences = np.linspace(-0.01, 0.01, FEWEST_ROUNDS)
+    assert np.isfinite(judge(differences, 0.0, confidence=LOOK_CONFIDENCE).high)
+    assert not np.isfinite(judge(differences[1:], 0.0, confidence=LOOK_CONFIDENCE).high)
+    with pytest.raises(KdcError, match=r"5 rounds bound no noise; take at least 6"):
+        measure_floor(Contender(text_artifacts["onnxruntime"]), BENCH, rounds=5)
+
+
 def test_a_floor_is_remembered_for_its_machine(text_artifacts, tmp_path: Path, monkeypatch):
     assert known_floor(tmp_path) is None
-    Workers({"A": [1.0] * 4, "A again": [1.0] * 4}).install(monkeypatch)
-    floor = measure_floor(Contender(text_artifacts["onnxruntime"]), BENCH, rounds=2)
+    Workers({"A": [1.0] * 6, "A again": [1.0] * 6}).install(monkeypatch)
+    floor = measure_floor(Contender(text_artifacts["onnxruntime"]), BENCH, rounds=6)
     assert floor.floor == pytest.approx(0)
     kept = keep_floor(floor, tmp_path)
     assert kept == tmp_path / "noise" / f"{machine.fingerprint()}.json"
