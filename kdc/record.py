@@ -296,6 +296,5 @@ class RunRecord(_Part):
         try:
             return cls.model_validate(raw)
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            raise KdcError(f"{file} is damaged: {where}: {first['msg']}", "run it again") from error
+            said = "{0}: {msg}".format(".".join(map(str, error.errors()[0]["loc"])), **error.errors()[0])
+            raise KdcError(f"{file} is damaged: {said}", "run it again") from error

@@ -151,7 +151,9 @@ def _sizes(variants: Sequence[Variant | None]) -> list[Cell]:
         if own is None
         else Cell(table.size(own.bytes))
         if first is None or own is first
-        else Cell(table.size(own.bytes), f"{own.bytes / first.bytes - 1:+.1%}".replace("-", "−"))
+        else Cell(table.size(own.bytes), "same files")
+        if own.sha256 == first.sha256
+        else Cell(table.size(own.bytes), f"{table.signed(100 * (own.bytes / first.bytes - 1), 1)}%")
         for own in held
     ]
 

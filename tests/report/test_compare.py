@@ -132,11 +132,12 @@ def test_sizes_are_exact_and_the_last_variants_are_compared_whatever_their_names
     record = RunRecord.load(places[1])
     record.variants[2].name = "student-onnxruntime"
     assert record.variants[2].artifact is not None
-    record.variants[2].artifact.bytes = 19_000_000
+    record.variants[2].artifact.bytes, record.variants[2].artifact.sha256 = 19_000_000, "1" * 64
     record.save(places[1] / "record.json")
     rows, _ = compare.results(compare.sides(places))
     titles = [row[0].main for row in rows if row[0].main]
     assert titles == ["teacher-torch", "teacher-onnxruntime", LAST, "student-onnxruntime", "last variant"]
+    assert [(cell.main, cell.detail) for cell in rows[1][2:]] == [("91.0 MB", ""), ("91.0 MB", "same files")]
     assert [(cell.main, cell.detail) for cell in rows[-2][2:]] == [("17.8 MB", ""), ("19.0 MB", "+6.7%")]
 
 
