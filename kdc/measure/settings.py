@@ -16,7 +16,7 @@ class BenchConfig(Component):
     name: str
     batches: list[PositiveInt] = Field(default=[1, 8], min_length=1)
     lengths: list[PositiveInt] = Field(default=[32, 128], min_length=1)
-    rounds: PositiveInt = 8
+    rounds: PositiveInt = 7
     calls: PositiveInt = 40
     seconds: float = Field(default=0.15, gt=0)
     """A workload ends after this long, even with fewer calls (never under 3)."""
