@@ -55,17 +55,16 @@ def latency_results(rule: LatencyRule, candidate: Side, baseline: Side, timer: T
             threads=workload["threads"],
         )
         with timed_rounds(contenders, bench, progress=timer.progress, notify=timer.notify) as rounds:
-            results += _timed(rule, rounds, sides)
+            results += _timed(rule, workload, rounds, sides)
     return results
 
 
-def _timed(rule: LatencyRule, rounds: Rounds, sides: dict[str, Side]) -> Iterator[Result]:
-    for name, side in sides.items():
-        if len(rounds.workloads[name]) != 1:
-            said = "; ".join(rounds.notes[name])
-            raise KdcError(f"{side.variant.name} of {side.place} cannot be timed: {said}", "name a latency.workload")
-    (workload,) = rounds.workloads[NOW]
+def _timed(rule: LatencyRule, workload: Workload, rounds: Rounds, sides: dict[str, Side]) -> Iterator[Result]:
     at = table.workload(workload)
+    for name, side in sides.items():
+        if rounds.workloads[name] != [workload]:
+            said = "; ".join(rounds.notes[name]) or f"{at} is not what it runs"
+            raise KdcError(f"{side.variant.name} of {side.place} cannot be timed: {said}", "name a latency.workload")
 
     def medians(name: str, count: int) -> np.ndarray:
         if count > rounds.count:

@@ -1,5 +1,7 @@
 """Time rules: what is settled without timing, what rounds decide, and once with real processes."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from kdc.measure.size import artifact_size
 from kdc.record import RunRecord
 from tests import tiny
 from tests.artifacts import texts
-from tests.gates import NAME, answers, fake_timing, write_run
+from tests.gates import NAME, WORKLOAD, answers, fake_timing, write_run
 
 __all__ = ["texts"]
 
@@ -165,6 +167,24 @@ def test_the_workload_is_the_runs_unless_the_rule_says(
     assert seen == [([1], [32], 2), ([8], [32], 1), ([4], [1], machine.threads())]
     with pytest.raises(KdcError, match=r"was not timed in its run; name a latency.workload.batch"):
         judged(untimed, baseline)
+
+
+def test_a_graph_that_runs_other_workloads_only_is_refused(
+    now: Path, baseline: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not timed at what it does run: that is not what was asked for, and the two may differ in it."""
+    timed = fake_timing(10.0)
+
+    @contextlib.contextmanager
+    def at_another_batch(*contenders: Any, **settings: Any) -> Iterator[Any]:
+        with timed(*contenders, **settings) as rounds:
+            rounds.workloads["baseline"] = [{**WORKLOAD, "batch": 8}]
+            rounds.notes["baseline"] = ["not timed at batch 1: the graph takes 8 only"]
+            yield rounds
+
+    monkeypatch.setattr(latency, "timed_rounds", at_another_batch)
+    with pytest.raises(KdcError, match=r"cannot be timed: not timed at batch 1: the graph takes 8 only"):
+        judged(now, baseline)
 
 
 def test_real_artifacts_in_real_processes(
