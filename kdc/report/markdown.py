@@ -12,7 +12,7 @@ from kdc.report.loading import loading_snippet
 from kdc.report.table import Cell
 from kdc.report.verdict import verdict
 
-WORST_GROUPS = 3
+WORST_GROUPS, SURE = 3, 0.05
 
 
 def write_markdown(record: RunRecord, path: Path) -> None:
@@ -53,7 +53,7 @@ def _changes(record: RunRecord) -> str:
 
 
 def _told(variant: Variant, comparison: Comparison) -> str:
-    """One line: the primary metric, rows that changed sides, and the groups that surely lost."""
+    """One line: the primary metric, rows that changed sides, and the groups that lost, corrected for their number."""
     name = summary.compared_metric(variant, comparison)
     difference, churn = comparison.metrics[name], comparison.churn
     interval = table.change_interval(name, difference.ci95)
@@ -62,7 +62,8 @@ def _told(variant: Variant, comparison: Comparison) -> str:
         f"{f' ({interval})' if interval else ''}; of {churn.n:,} rows {churn.right_to_wrong:,} went from right to "
         f"wrong, {churn.wrong_to_right:,} from wrong to right"
     )
-    lost = [g for g in comparison.groups if g.difference.ci95 is not None and g.difference.ci95[1] < 0]
+    sure = [g for g in comparison.groups if g.difference.p_adjusted is not None and g.difference.p_adjusted < SURE]
+    lost = [group for group in sure if group.difference.value < 0]
     lost.sort(key=lambda group: group.difference.value)
     groups = [f"{g.by} {g.group} {table.change('recall', g.difference.value)}" for g in lost[:WORST_GROUPS]]
     return line + (f"; most lost: {', '.join(groups)}" if groups else "")

@@ -54,12 +54,27 @@ def _quality(record: RunRecord, final: Variant) -> str:
         return f"has {own} {name} ({data})"
     theirs = reference.quality.metrics[name].value
     against = f"{own} against {table.score(name, theirs)}, {data}"
-    if metric.ci95 and metric.ci95[0] <= theirs <= metric.ci95[1]:
-        interval = table.score_interval(name, metric.ci95)
-        against += f": not distinguishable within the 95% interval {interval}"
+    against += _indistinct(final, reference, name)
     if final.quality.retained is None or not metric.higher_is_better:
         return f"has {name} of {own} ({against})"
     return f"keeps {final.quality.retained:.1%} of the teacher's {name} ({against})"
+
+
+def _indistinct(final: Variant, reference: Variant, name: str) -> str:
+    """Said where the rows cannot tell the two apart: by the paired difference, or as far as the record goes."""
+    assert final.quality is not None
+    assert reference.quality is not None
+    compared = next((c for c in final.comparisons if c.against == reference.name and name in c.metrics), None)
+    if compared is not None:
+        ci95 = compared.metrics[name].ci95
+        if ci95 and ci95[0] <= 0 <= ci95[1]:
+            interval = table.change_interval(name, ci95) + (" points" if table.is_share(name) else "")
+            return f": not distinguishable, 95% interval of the difference {interval}"
+        return ""
+    ci95, theirs = final.quality.metrics[name].ci95, reference.quality.metrics[name].value
+    if ci95 and ci95[0] <= theirs <= ci95[1]:
+        return f": not distinguishable within the 95% interval {table.score_interval(name, ci95)}"
+    return ""
 
 
 def _speed(record: RunRecord, final: Variant) -> str:

@@ -24,7 +24,7 @@ def test_verdict_comes_first_then_one_screen(text_record):
 
 def test_what_the_last_variant_changed():
     record = RunRecord.load(Path(__file__).parent.parent / "golden" / "record.json")
-    record.variants[1].comparisons[0].groups[0].difference.ci95 = (-0.3, -0.01)
+    record.variants[1].comparisons[0].groups[0].difference.p_adjusted = 0.01
     text = markdown(record)
     assert (
         "## What student+int8.onnxruntime changed\n\n- against teacher.torch: accuracy −3.3 points (−9.1 to +2.5); "

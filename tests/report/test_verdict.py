@@ -1,6 +1,6 @@
 import pytest
 
-from kdc.record import RunRecord, Timing, Versus
+from kdc.record import Churn, Comparison, Difference, RunRecord, Timing, Versus
 from kdc.report.verdict import fair_baseline, verdict
 
 
@@ -18,6 +18,23 @@ def test_quality_within_its_interval_and_slower_is_said(image_record):
         "distinguishable within the 95% interval 97.7–99.0), is 1.60x slower than the teacher in torch at batch 1 "
         "on 2 threads, and is 1.98x smaller."
     )
+
+
+@pytest.mark.parametrize(
+    ("ci95", "said"),
+    [
+        ((-0.004, 0.014), "not distinguishable, 95% interval of the difference −0.4 to +1.4 points), is"),
+        ((0.001, 0.009), "1,821 test rows), is"),
+    ],
+)
+def test_the_paired_difference_decides_what_can_be_told_apart(ci95, said, image_record):
+    """Where it is known: two intervals of single variants overlap long before the same rows tell no difference."""
+    paired = Difference(value=0.005, ci95=ci95, test="McNemar, exact")
+    churn = Churn(n=1821, right_to_wrong=1, wrong_to_right=10, changed=11)
+    image_record.variants[-1].comparisons = [
+        Comparison(against=image_record.baseline, role="teacher", metrics={"accuracy": paired}, churn=churn)
+    ]
+    assert said in verdict(image_record)
 
 
 def test_speed_whose_interval_holds_one_is_not_claimed(text_record):
