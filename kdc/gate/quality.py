@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 
 from kdc.errors import KdcError, did_you_mean
@@ -98,7 +99,7 @@ def _absolute(subject: str, name: str, now: float, limit: str, bound: float, *, 
 
 def _unresolved(name: str, change: Change) -> str:
     rows = f"{change.rows:,} row{'s' if change.rows != 1 else ''}"
-    if not change.resolution < 1:
+    if not math.isfinite(change.resolution):
         return f"{rows} cannot show any margin to be kept; test on more rows"
     return (
         f"{rows} with {change.churn:.1%} churn resolve {_points(name, change.resolution)} at best; "
