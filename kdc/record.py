@@ -261,7 +261,7 @@ class Timing(_Part):
     noise_floor: float | None = None
     """The slowdown that two identical variants were seen to show on this machine; None where it was not measured."""
     together: list[str] = Field(default_factory=list)
-    """Names of the runs that were timed in the same rounds (a sweep)."""
+    """Ids of the runs that were timed in the same rounds (a sweep)."""
 
 
 class RunRecord(_Part):
