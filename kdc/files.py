@@ -10,6 +10,13 @@ from typing import Any
 from kdc.errors import KdcError
 
 
+def check_writable(path: Path) -> None:
+    """KdcError where a file cannot be written there: for before the minutes that its contents take."""
+    place = path if path.exists() else path.absolute().parent
+    if path.is_dir() or not os.access(place, os.W_OK):
+        raise KdcError(f"cannot write {path}", "name a file in a folder that is there and can be written")
+
+
 def write_atomically(path: Path, text: str) -> None:
     """A reader sees the old file or the new one, never half of one."""
     fresh = path.with_name(f".{path.name}.{os.getpid()}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 import sys
 import tempfile
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdc.errors import KdcError, did_you_mean
+from kdc.files import check_writable
 
 if TYPE_CHECKING:
     from kdc.bench import Entrant
@@ -55,10 +55,10 @@ def _sizes(text: str) -> list[int]:
 def execute(args: argparse.Namespace) -> int:
     if not args.artifacts:
         raise KdcError("nothing to time", "usage: kdc bench ARTIFACT... (see `kdc bench --help`)")
-    if args.noise and len(args.artifacts) > 1:
-        raise KdcError("--noise times one artifact against itself", "name one")
-    if args.json and not os.access(args.json.parent, os.W_OK):
-        raise KdcError(f"--json: cannot write into {args.json.parent}", "name a file in a folder that is there")
+    if args.noise:
+        _check_noise(args)
+    if args.json:
+        check_writable(args.json)
     bench = settings(args)
     from rich.console import Console
 
@@ -80,6 +80,14 @@ def execute(args: argparse.Namespace) -> int:
     if args.json:
         record.save(args.json)
     return 0
+
+
+def _check_noise(args: argparse.Namespace) -> None:
+    if len(args.artifacts) > 1:
+        raise KdcError("--noise times one artifact against itself", "name one")
+    for option in ("baseline", "data", "json"):
+        if getattr(args, option) is not None:
+            raise KdcError(f"--{option} means nothing to --noise", "leave one of them out")
 
 
 def settings(args: argparse.Namespace) -> BenchConfig:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdc.errors import KdcError
-from kdc.files import write_atomically
+from kdc.files import check_writable, write_atomically
 
 if TYPE_CHECKING:
     from kdc.gate.side import Side
@@ -79,7 +79,7 @@ def _gate(args: argparse.Namespace, candidate: Side) -> int:
     summary = Path(os.environ["GITHUB_STEP_SUMMARY"]) if os.environ.get("GITHUB_STEP_SUMMARY") else None
     for path in (args.junit, args.markdown, args.json, summary):
         if path is not None:
-            _check_writable(path)  # before minutes of timing, not after
+            check_writable(path)  # before minutes of timing, not after
     baseline = open_baseline(args.baseline, candidate)
     screen = Screen()
     with screen.bar("time both artifacts", "processes") as advance:
@@ -99,9 +99,3 @@ def _gate(args: argparse.Namespace, candidate: Side) -> int:
     if code == STRICT:
         print(f"--strict: not decided: {', '.join(result.rule for result in report.undecided)}")
     return code
-
-
-def _check_writable(path: Path) -> None:
-    place = path if path.exists() else path.absolute().parent
-    if path.is_dir() or not os.access(place, os.W_OK):
-        raise KdcError(f"cannot write {path}", "name a file in a folder that is there and can be written")
