@@ -47,8 +47,7 @@ def _latencies(record: RunRecord) -> Table:
     percentiles = [name for name in ("p90", "p99") if any(getattr(latency, f"{name}_ms") for latency in every)]
     right = ("p50 ms", "speed-up", *(f"{name} ms" for name in percentiles), "per second")
     shown = _table("workload", right=right)
-    workloads = [latency.workload for latency in every]
-    for workload in [w for i, w in enumerate(workloads) if w not in workloads[:i]]:
+    for workload in table.workloads(record):
         shown.add_row(Text(table.workload(workload), style="bold"))
         for variant in record.variants:
             if latency := table.latency_at(variant, workload):

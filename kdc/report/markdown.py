@@ -40,7 +40,7 @@ def _variants(record: RunRecord) -> str:
         f"files that ship. Brackets hold 95% intervals.{against}"
     )
     notes = "\n".join(f"- {note}" for note in record.notes)
-    parts = ["## Variants", grid(_flat(table.headers(record)), map(_flat, table.rows(record))), said, notes]
+    parts = ["## Variants", grid(flat(table.headers(record)), map(flat, table.rows(record))), said, notes]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -71,7 +71,7 @@ def _told(variant: Variant, comparison: Comparison) -> str:
 
 def _latency(record: RunRecord) -> str:
     head, body = table.latency_grid(record)
-    return "\n\n".join(["## Latency", grid(_flat(head), map(_flat, body)), table.how_timed(record)]) if body else ""
+    return "\n\n".join(["## Latency", grid(flat(head), map(flat, body)), table.how_timed(record)]) if body else ""
 
 
 def _without_kdc(record: RunRecord) -> str:
@@ -86,7 +86,8 @@ def _setup(record: RunRecord) -> str:
     return f"## Setup\n\n{facts}\n\nTraining, stages, latency distributions and flipped examples are in report.html."
 
 
-def _flat(cells: Iterable[Cell]) -> list[str]:
+def flat(cells: Iterable[Cell]) -> list[str]:
+    """Cells as the texts of one line, smaller print in brackets."""
     return [f"{cell.main} ({cell.detail})" if cell.detail else cell.main for cell in cells]
 
 

@@ -11,7 +11,7 @@ from kdc.files import write_atomically
 from kdc.record import RunRecord
 from kdc.report import leaderboard as board
 from kdc.report.charts import pareto, sweep
-from kdc.report.markdown import grid
+from kdc.report.markdown import flat, grid
 from kdc.report.page import render
 
 
@@ -59,10 +59,7 @@ def sweep_page(title: str, records: Mapping[str, RunRecord], *, links: Mapping[s
 
 def sweep_markdown(title: str, records: Mapping[str, RunRecord]) -> str:
     entries = board.leaderboard(records)
-    body = [
-        [f"{ranked.cell.main} ({ranked.cell.detail})" if ranked.cell.detail else ranked.cell.main for ranked in row]
-        for row in board.rows(entries)
-    ]
+    body = [flat(ranked.cell for ranked in row) for row in board.rows(entries)]
     failures = [f"- {folder}: {said}" for folder, said in board.failures(entries)]
     sections = [
         f"# {title}",
