@@ -27,7 +27,7 @@ def execute(args: argparse.Namespace) -> int:
         raise KdcError("one run cannot be compared", "name at least two: kdc compare RUN RUN...")
     from rich.console import Console
 
-    from kdc.report.compare import print_comparison, sides
+    from kdc.compare import columns, print_comparison
 
-    print_comparison(sides(args.runs), Console(highlight=False))
+    print_comparison(columns(args.runs), Console(highlight=False))
     return 0

@@ -1,11 +1,11 @@
-"""`kdc compare` from the command line; what it compares is tested in `tests/report/test_compare.py`."""
+"""`kdc compare` from the command line; what it compares is tested in `tests/test_compare.py`."""
 
 from pathlib import Path
 
 import pytest
 
 from kdc.cli.main import main
-from tests.report.test_compare import write_run
+from tests.test_compare import write_run
 
 Capture = pytest.CaptureFixture[str]
 

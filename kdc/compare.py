@@ -6,10 +6,15 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from kdc.errors import KdcError
-from kdc.record import RunRecord, Variant
+from kdc.gate.answers import joined, read_answers
+from kdc.gate.change import paired_change
+from kdc.gate.side import Side
+from kdc.measure.statistics import paired_ratio
+from kdc.record import Latency, RunRecord, Variant
 from kdc.report import table
 from kdc.report.table import Cell
 
@@ -22,7 +27,7 @@ PLACES = frozenset({"name", "cache_dir"})
 
 
 @dataclass(frozen=True)
-class Side:
+class Column:
     """A run in the comparison: `name` heads its column, `place` is what the user named."""
 
     name: str
@@ -30,22 +35,22 @@ class Side:
     record: RunRecord
 
 
-def sides(places: Sequence[Path]) -> list[Side]:
+def columns(places: Sequence[Path]) -> list[Column]:
     """Every run under the shortest name that tells it from the others."""
     folders = [place if place.is_dir() else place.parent for place in places]
     names = [folder.resolve().name for folder in folders]
     if len(set(names)) < len(names):
         names = [f"{number}: {name}" for number, name in enumerate(names, 1)]
-    return [Side(name, place, RunRecord.load(place)) for name, place in zip(names, places, strict=True)]
+    return [Column(name, place, RunRecord.load(place)) for name, place in zip(names, places, strict=True)]
 
 
-def settings(runs: Sequence[Side]) -> list[list[str]]:
+def settings(runs: Sequence[Column]) -> list[list[str]]:
     """A line for each key of the configuration that is not the same in all runs: the key, then its values."""
     found = _differing([run.record.config for run in runs], "")
     return [[key, *map(_short, values)] for key, values in found if key not in PLACES]
 
 
-def results(runs: Sequence[Side]) -> tuple[list[list[Cell]], list[str]]:
+def results(runs: Sequence[Column]) -> tuple[list[list[Cell]], list[str]]:
     """For each variant its quality, size and latency in every run, with the change against the first run; and notes.
 
     Variants go by their names; where the runs end in different ones, the last ones are compared too.
@@ -63,7 +68,7 @@ def results(runs: Sequence[Side]) -> tuple[list[list[Cell]], list[str]]:
     return rows, list(notes)
 
 
-def print_comparison(runs: Sequence[Side], console: Console) -> None:
+def print_comparison(runs: Sequence[Column], console: Console) -> None:
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -92,7 +97,7 @@ def print_comparison(runs: Sequence[Side], console: Console) -> None:
         console.print(Text(f"note: {note}", style="dim"))
 
 
-def _rows(runs: Sequence[Side]) -> list[tuple[str, list[Variant | None]]]:
+def _rows(runs: Sequence[Column]) -> list[tuple[str, list[Variant | None]]]:
     held = [{variant.name: variant for variant in run.record.variants} for run in runs]
     names = list(dict.fromkeys(name for variants in held for name in variants))
     found: list[tuple[str, list[Variant | None]]] = [(name, [own.get(name) for own in held]) for name in names]
@@ -102,7 +107,7 @@ def _rows(runs: Sequence[Side]) -> list[tuple[str, list[Variant | None]]]:
     return found
 
 
-def _qualities(runs: Sequence[Side], variants: Sequence[Variant | None], notes: dict[str, None]) -> list[Cell]:
+def _qualities(runs: Sequence[Column], variants: Sequence[Variant | None], notes: dict[str, None]) -> list[Cell]:
     cells = []
     for run, variant in zip(runs, variants, strict=True):
         if variant is None or variant.quality is None:
@@ -115,14 +120,10 @@ def _qualities(runs: Sequence[Side], variants: Sequence[Variant | None], notes: 
     return cells
 
 
-def _change(name: str, first: Side, theirs: Variant, run: Side, own: Variant, notes: dict[str, None]) -> str:
+def _change(name: str, first: Column, theirs: Variant, run: Column, own: Variant, notes: dict[str, None]) -> str:
     """The paired difference with its 95% interval; without predictions of the same rows, why there is none."""
-    from kdc.gate import side
-    from kdc.gate.answers import joined, read_answers
-    from kdc.gate.change import paired_change
-
     now, before = (
-        side.Side(each.place, each.record, variant, each.place if each.place.is_dir() else None)
+        Side(each.place, each.record, variant, each.place if each.place.is_dir() else None)
         for each, variant in ((run, own), (first, theirs))
     )
     if now.predictions is None or before.predictions is None:
@@ -158,8 +159,8 @@ def _sizes(variants: Sequence[Variant | None]) -> list[Cell]:
     ]
 
 
-def _latencies(runs: Sequence[Side], variants: Sequence[Variant | None]) -> list[Cell]:
-    """Medians at the first workload of the first run; ratios only where the runs were timed together."""
+def _latencies(runs: Sequence[Column], variants: Sequence[Variant | None]) -> list[Cell]:
+    """Medians at the first workload of the first run; ratios, by rounds, only where the runs were timed together."""
     wanted = next((found for run in runs if (found := table.first_workload(run.record))), None)
     held = [table.latency_at(variant, wanted) if variant else None for variant in variants]
     first = held[0]
@@ -169,9 +170,15 @@ def _latencies(runs: Sequence[Side], variants: Sequence[Variant | None]) -> list
         if own is None
         else Cell(table.significant(own.p50_ms))
         if first is None or own is first or not together
-        else Cell(table.significant(own.p50_ms), f"{table.times(first.p50_ms / own.p50_ms)} as fast")
+        else Cell(table.significant(own.p50_ms), _pace(first, own))
         for own in held
     ]
+
+
+def _pace(first: Latency, own: Latency) -> str:
+    medians = [[median(process) for process in latency.samples] for latency in (first, own)]
+    ratio, ci95 = paired_ratio(*medians)
+    return f"{table.times(ratio)} as fast" + (f" ({table.times_interval(ci95)})" if ci95 else "")
 
 
 def _differing(values: Sequence[Any], key: str) -> list[tuple[str, Sequence[Any]]]:

@@ -9,10 +9,12 @@ import pytest
 from pyarrow import parquet
 from rich.console import Console
 
+from kdc import compare
 from kdc.errors import KdcError
 from kdc.measure.paired import proportion_difference
+from kdc.measure.statistics import paired_ratio
 from kdc.record import RunRecord
-from kdc.report import compare
+from kdc.report import table
 from tests.report.conftest import text_run
 
 ROWS = 200
@@ -46,7 +48,7 @@ def write_run(folder: Path, *, right: Sequence[bool] | None, ids: Sequence[str] 
 
 def last_quality(places: Sequence[Path]) -> tuple[list[str], list[str]]:
     """The quality of the last variant in each run with its change, and the notes."""
-    rows, notes = compare.results(compare.sides(places))
+    rows, notes = compare.results(compare.columns(places))
     (row,) = [row for row in rows if row[0].main == LAST]
     return [f"{cell.main}|{cell.detail}" for cell in row[2:]], notes
 
@@ -58,7 +60,7 @@ def test_only_settings_that_differ_are_told(tmp_path: Path) -> None:
             tmp_path / "b", right=None, train={"epochs": 3, "mode": True}, compress={"int8": {"bits": 8}}, name="y"
         ),
     ]
-    assert compare.settings(compare.sides(places)) == [
+    assert compare.settings(compare.columns(places)) == [
         ["train.epochs", "2", "3"],
         ["train.mode", "null", "true"],
         ["compress.int8", "-", "bits=8"],
@@ -113,17 +115,20 @@ def test_bare_records_compare_without_predictions(tmp_path: Path) -> None:
 def test_ratios_of_latency_only_where_runs_were_timed_together(tmp_path: Path) -> None:
     places = [write_run(tmp_path / name, right=None) for name in "ab"]
     records = [RunRecord.load(place) for place in places]
-    records[1].variants[2].latency[0].p50_ms = 0.735
+    faster = records[1].variants[2].latency[0]
+    faster.p50_ms, faster.samples = 0.735, [[0.7, 0.7], [0.735], [0.771]]
     for record, place in zip(records, places, strict=True):
         record.save(place / "record.json")
-    rows, notes = compare.results(compare.sides(places))
+    rows, notes = compare.results(compare.columns(places))
     assert [cell.main for cell in rows[8]] == ["", "p50 ms", "1.47", "0.735"]
     assert rows[8][3].detail == ""
     timing = {"rounds": 5, "processes": 20, "wall_seconds": 9.0, "machine": "m", "together": ["x", "y"]}
     for record, place in zip(records, places, strict=True):
         RunRecord.model_validate(record.model_dump() | {"timing": timing}).save(place / "record.json")
-    rows, notes = compare.results(compare.sides(places))
-    assert rows[8][3].detail == "2.0x as fast"
+    rows, notes = compare.results(compare.columns(places))
+    ratio, interval = paired_ratio([1.47] * 3, [0.7, 0.735, 0.771])
+    assert (interval or (0, 0))[0] < 1.9 < ratio
+    assert rows[8][3].detail == f"{ratio:.1f}x as fast ({table.times_interval(interval)})"
     assert not any("not timed together" in note for note in notes)
 
 
@@ -134,7 +139,7 @@ def test_sizes_are_exact_and_the_last_variants_are_compared_whatever_their_names
     assert record.variants[2].artifact is not None
     record.variants[2].artifact.bytes, record.variants[2].artifact.sha256 = 19_000_000, "1" * 64
     record.save(places[1] / "record.json")
-    rows, _ = compare.results(compare.sides(places))
+    rows, _ = compare.results(compare.columns(places))
     titles = [row[0].main for row in rows if row[0].main]
     assert titles == ["teacher-torch", "teacher-onnxruntime", LAST, "student-onnxruntime", "last variant"]
     assert [(cell.main, cell.detail) for cell in rows[1][2:]] == [("91.0 MB", ""), ("91.0 MB", "same files")]
@@ -148,16 +153,16 @@ def test_runs_without_variants_and_failed_ones_are_named(tmp_path: Path) -> None
     record.save(places[1] / "record.json")
     console = Console(width=120, color_system=None)
     with console.capture() as captured:
-        compare.print_comparison(compare.sides(places), console)
+        compare.print_comparison(compare.columns(places), console)
     assert "note: b: the run failed: the disk is full; free some" in captured.get()
     assert "The runs have the same configuration." in captured.get()
 
 
 def test_folders_of_one_name_are_numbered(tmp_path: Path) -> None:
     places = [write_run(tmp_path / name / "run", right=None) for name in "ab"]
-    assert [side.name for side in compare.sides(places)] == ["1: run", "2: run"]
+    assert [side.name for side in compare.columns(places)] == ["1: run", "2: run"]
 
 
 def test_a_folder_without_a_record_is_refused(tmp_path: Path) -> None:
     with pytest.raises(KdcError, match="there is no record of a run"):
-        compare.sides([write_run(tmp_path / "a", right=None), tmp_path])
+        compare.columns([write_run(tmp_path / "a", right=None), tmp_path])
