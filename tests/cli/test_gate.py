@@ -43,7 +43,7 @@ def test_three_points_less_fail(tmp_path: Path, baseline: Path, capsys: pytest.C
     assert (
         "The gate fails (student.onnxruntime): accuracy got worse by 3.00 points, from 90.0% to 87.0% (95% bounds "
         "-3.63 to -2.36); 1.50 points are allowed."
-    ) in capsys.readouterr().out.replace("\n", " ")
+    ) in " ".join(capsys.readouterr().out.split())
     suite = ElementTree.parse(tmp_path / "gate.xml").getroot()[0]
     assert suite.attrib["failures"] == "1"
     found = json.loads((tmp_path / "gate.json").read_text())
@@ -68,7 +68,7 @@ def test_strict_wants_every_rule_decided(tmp_path: Path, baseline: Path, capsys:
     )  # fmt: skip
     here = tmp_path / "before"
     assert gate(here, "--baseline", elsewhere) == 0
-    assert "elsewhere is of another machine; save a baseline on this one" in capsys.readouterr().out.replace("\n", " ")
+    assert "elsewhere is of another machine; save a baseline on this one" in " ".join(capsys.readouterr().out.split())
     assert gate(here, "--baseline", elsewhere, "--strict") == 4
     assert capsys.readouterr().out.endswith("--strict: not decided: latency.max_slowdown\n")
     near = write_run(tmp_path / "near", answers(wrong=228))
@@ -82,7 +82,7 @@ def test_a_margin_that_cannot_be_shown_is_refused(
 ) -> None:
     now = write_run(tmp_path / "now", answers(moved=59))
     assert gate(now, "--baseline", baseline, "primary.max_drop=0.5pp") == 2
-    assert "resolve 0.90 points at best" in capsys.readouterr().out.replace("\n", " ")
+    assert "resolve 0.90 points at best" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_bare_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

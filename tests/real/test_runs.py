@@ -15,7 +15,7 @@ pytestmark = pytest.mark.real
 
 @pytest.fixture(autouse=True)
 def _untimed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kdc.measure.latency.time_variants", runs.untimed)
+    monkeypatch.setattr("kdc.timing.time_variants", runs.untimed)
 
 
 def run(experiment: str, data: Path, folder: Path, *overrides: str) -> RunRecord:
