@@ -122,7 +122,7 @@ def robustness(record: RunRecord) -> Grid:
 
 
 def files(record: RunRecord) -> Grid:
-    """What ships, what it computes, and how long it takes until the first answer."""
+    """What ships, what it computes, how long it takes until the first answer, and what it adds to an idle Python."""
     rows: list[Row] = [
         [
             v.name,
@@ -136,12 +136,14 @@ def files(record: RunRecord) -> Grid:
             f"{v.macs.int8 / v.macs.total:.0%}" if v.macs and v.macs.total else table.MISSING,
             table.seconds(v.load_seconds) if v.load_seconds is not None else table.MISSING,
             f"{table.significant(v.first_call_ms)} ms" if v.first_call_ms is not None else table.MISSING,
+            table.size(v.memory.peak_rss_bytes - v.memory.idle_rss_bytes) if v.memory else table.MISSING,
+            table.size(v.memory.peak_gpu_bytes) if v.memory and v.memory.peak_gpu_bytes else table.MISSING,
         ]
         for v in record.variants
         if v.artifact
     ]
     head = ["variant", "model file", "zipped", "parameters", "zeros", "MACs", "in int8", "load", "first call"]
-    return Grid("Files, operations and cold start", head, rows)
+    return Grid("Files, operations, cold start and memory", [*head, "memory over idle", "on the GPU"], rows)
 
 
 def stages(record: RunRecord) -> Grid:

@@ -169,7 +169,7 @@ def rows(record: RunRecord) -> list[list[Cell]]:
 
 
 def latency_grid(record: RunRecord) -> tuple[list[Cell], list[list[Cell]]]:
-    """Every workload of every variant: its median, the percentiles that the samples allow, and the ratio."""
+    """Every workload of every variant: its median, the percentiles that the samples allow, the ratio, the energy."""
     timed = [variant for variant in record.variants if variant.latency]
     names = [Cell(model_name(v), f"{v.runtime} {v.precision}") for v in timed]
     return [Cell("workload"), *names], [
@@ -199,8 +199,11 @@ def _timed(latency: Latency | None, against: str | None) -> Cell:
     if latency is None:
         return Cell(MISSING)
     tail = [f"p{q} {significant(v)}" for q, v in ((90, latency.p90_ms), (99, latency.p99_ms)) if v]
-    faster = versus(latency, against)
-    return Cell(significant(latency.p50_ms), ", ".join([*tail, *([times(faster.ratio)] if faster else [])]))
+    if faster := versus(latency, against):
+        tail.append(times(faster.ratio))
+    if latency.joules is not None:
+        tail.append(f"{significant(1000 * latency.joules)} mJ")
+    return Cell(significant(latency.p50_ms), ", ".join(tail))
 
 
 def _row(record: RunRecord, variant: Variant) -> list[Cell]:

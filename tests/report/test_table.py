@@ -1,6 +1,6 @@
 import pytest
 
-from kdc.report import table
+from kdc.report import summary, table
 
 
 @pytest.mark.parametrize(
@@ -34,6 +34,16 @@ from kdc.report import table
 )
 def test_how_numbers_read(shown, wanted):
     assert shown == wanted
+
+
+def test_energy_and_memory_are_told_where_they_were_measured(text_record):
+    student = text_record.variants[2]
+    student.latency[0].joules, student.memory.peak_gpu_bytes = 0.0123, 40_000_000
+    (timed, _) = table.latency_grid(text_record)[1]
+    assert [cell.detail.endswith("12.3 mJ") for cell in timed[1:]] == [False, False, True]
+    files = summary.files(text_record)
+    assert files.head[-2:] == ["memory over idle", "on the GPU"]
+    assert [row[-2:] for row in files.rows] == [["238 MB", "-"], ["238 MB", "-"], ["238 MB", "40.0 MB"]]
 
 
 def test_rows_take_ratios_from_the_record(text_record):
