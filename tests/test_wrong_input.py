@@ -42,7 +42,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def untimed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kdc.measure.latency.time_variants", runs.untimed)
+    monkeypatch.setattr("kdc.timing.time_variants", runs.untimed)
 
 
 def kdc_run(place: Path, *overrides: str) -> int:
