@@ -61,7 +61,13 @@ def error_of(capsys: Capture) -> str:
 def failed_record(place: Path) -> RunRecord:
     """The record that the run left: nothing else may lie beside it but its report."""
     (path,) = place.glob("outputs/*/*/record.json")
-    assert {file.name for file in path.parent.iterdir()} <= {"record.json", "report.md", "report.html", "config.yaml", "log.txt"}
+    assert {file.name for file in path.parent.iterdir()} <= {
+        "record.json",
+        "report.md",
+        "report.html",
+        "config.yaml",
+        "log.txt",
+    }
     record = RunRecord.load(path)
     assert record.run.status == "failed"
     return record
