@@ -120,7 +120,7 @@ def unique_names(paths: Sequence[Path]) -> dict[str, Path]:
 
 def noise(entrants: Mapping[str, Entrant], bench: BenchConfig, *, rounds: int | None) -> str:
     """Measure and remember how much two timings of one artifact differ on this machine; one sentence about it."""
-    from kdc.gate.decision import LOOKS
+    from kdc.measure.decision import LOOKS
     from kdc.measure.noise import keep_floor, measure_floor
     from kdc.report import table
     from kdc.screen import Screen

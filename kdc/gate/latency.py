@@ -9,10 +9,10 @@ import numpy as np
 
 from kdc import machine
 from kdc.errors import KdcError
-from kdc.gate.decision import LOOKS, judge_in_looks
 from kdc.gate.report import Result
 from kdc.gate.rules import LatencyRule
 from kdc.gate.side import Side
+from kdc.measure.decision import LOOKS, judge_in_looks
 from kdc.measure.noise import NoiseFloor
 from kdc.measure.rounds import Contender, Progress, Rounds, timed_rounds
 from kdc.measure.settings import BenchConfig

@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping
 from kdc.errors import KdcError, did_you_mean
 from kdc.gate.answers import Answers, joined, read_answers
 from kdc.gate.change import Change, metric, paired_change
-from kdc.gate.decision import decide
 from kdc.gate.report import Result
 from kdc.gate.rules import PRIMARY, SUBJECTS, MetricRule
 from kdc.gate.side import Side
 from kdc.gate.units import AUTO
+from kdc.measure.decision import decide
 from kdc.report.table import is_share, primary, score
 
 RETRAINED, QUANTIZED = 0.015, 0.005

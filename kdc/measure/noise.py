@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from kdc import machine
 from kdc.errors import KdcError
-from kdc.gate.decision import LOOKS, judge
+from kdc.measure.decision import LOOKS, judge
 from kdc.measure.rounds import Contender, Progress, timed_rounds
 from kdc.measure.settings import BenchConfig
 from kdc.record import write_atomically

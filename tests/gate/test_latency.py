@@ -9,11 +9,12 @@ import pytest
 
 from kdc import machine
 from kdc.errors import KdcError
-from kdc.gate import decision, latency
+from kdc.gate import latency
 from kdc.gate.latency import Timer, latency_results
 from kdc.gate.report import Result
 from kdc.gate.rules import load_rules
 from kdc.gate.side import open_baseline, open_candidate
+from kdc.measure import decision
 from kdc.measure.noise import NoiseFloor
 from kdc.measure.size import artifact_size
 from kdc.record import RunRecord

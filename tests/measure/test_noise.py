@@ -5,7 +5,7 @@ import pytest
 
 from kdc import machine
 from kdc.errors import KdcError
-from kdc.gate.decision import judge
+from kdc.measure.decision import judge
 from kdc.measure.noise import FEWEST_ROUNDS, LOOK_CONFIDENCE, keep_floor, known_floor, measure_floor
 from kdc.measure.rounds import Contender
 from kdc.measure.settings import BenchConfig

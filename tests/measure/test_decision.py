@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import wilcoxon
 
-from kdc.gate.decision import LOOKS, decide, judge, judge_in_looks
+from kdc.measure.decision import LOOKS, decide, judge, judge_in_looks
 
 SLOWER = math.log(1.05)
 

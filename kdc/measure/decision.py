@@ -1,6 +1,6 @@
 """Whether something got worse by more than a margin: pass, fail, or not enough evidence yet. Pure functions of numbers.
 
-Where the differences come from (processes, rows) is the business of `latency` and `quality`.
+Where the differences come from (processes, rows) is the business of others.
 """
 
 from __future__ import annotations
@@ -8,10 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from typing import Literal
 
 import numpy as np
+
+from kdc.measure.statistics import signed_ranks
 
 Outcome = Literal["pass", "fail", "inconclusive"]
 
@@ -41,20 +42,9 @@ def decide(low: float, high: float, margin: float) -> Outcome:
 def judge(differences: np.ndarray, margin: float, *, confidence: float = 0.95) -> Judgement:
     """One look at paired differences d_r = ln(candidate_r / baseline_r), `[rounds]`; `margin` 0.05 allows 5% slower.
 
-    The estimate is the median of the Walsh averages (d_i + d_j) / 2, i <= j, and each bound an order statistic of them:
-    Hodges and Lehmann 1963, and the interval that inverts Wilcoxon's signed-rank test (Hollander, Wolfe and Chicken
-    2014, section 3.3). Swapping the two artifacts turns the sign of d_r, so differences of equal artifacts are
-    symmetric whatever the machine does, which is all that these bounds assume; and a burst that hits one process of
-    one round moves them little, where it would widen those of a mean by an order of magnitude.
-    Rounds too few for `confidence` have infinite bounds. Each bound holds with at least that confidence.
+    Estimate and bounds are those of `signed_ranks`; each bound holds with at least `confidence`.
     """
-    if not np.isfinite(differences).all() or not len(differences):
-        raise ValueError(f"differences must be finite and at least one: {differences}")
-    first, second = _pairs(len(differences))
-    walsh = np.sort(differences[first] + differences[second]) / 2
-    outside = _outside(len(differences), 1 - confidence)
-    low, high = (-math.inf, math.inf) if outside is None else (float(walsh[outside]), float(walsh[-1 - outside]))
-    estimate = float(np.median(walsh))
+    estimate, low, high = signed_ranks(differences, confidence=confidence)
     return Judgement(decide(low, high, math.log1p(margin)), math.expm1(estimate), math.expm1(low), math.expm1(high))
 
 
@@ -68,22 +58,3 @@ def judge_in_looks(first: Callable[[int], np.ndarray], margin: float, *, confide
         if judgement.outcome != "inconclusive":
             break
     return judgement
-
-
-@cache
-def _pairs(count: int) -> tuple[np.ndarray, np.ndarray]:
-    return np.triu_indices(count)
-
-
-@cache
-def _outside(count: int, error: float) -> int | None:
-    """How many Walsh averages lie outside each bound: the largest k with P(T+ < k + 1) <= error; None if there is none.
-
-    T+ is the sum of those ranks 1..count whose differences are positive, each with probability 1/2.
-    """
-    ways = np.zeros(count * (count + 1) // 2 + 1)  # of reaching each sum
-    ways[0] = 1.0
-    for rank in range(1, count + 1):
-        ways[rank:] += ways[:-rank].copy()
-    below = int(np.searchsorted(np.cumsum(ways) / 2.0**count, error, side="right"))
-    return below - 1 if below else None
