@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from kdc import timing
+from kdc.cli.sweep import time_jobs
 from kdc.config import RunConfig, compose, to_run_config
+from kdc.errors import KdcError
 from kdc.measure.latency import VariantTiming
 from kdc.measure.rounds import Contender
 from kdc.measure.settings import BenchConfig
@@ -128,3 +130,32 @@ def test_equal_variants_of_one_run_are_timed_each(stopwatch: Stopwatch, config: 
     """A pass that changed nothing must show the same latency because it was measured, not because it was copied."""
     time_runs([untimed(tmp_path / "a", config, teacher_torch="1", student_torch="1")], Screen())
     assert len(stopwatch.calls[0][0]) == 2
+
+
+def test_jobs_that_cannot_be_timed_say_so_and_keep_their_quality(
+    monkeypatch: pytest.MonkeyPatch, config: RunConfig, tmp_path: Path
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise KdcError("timing student.torch of b: the process was killed", "out of memory?", exit_code=1)
+
+    monkeypatch.setattr(timing, "time_variants", fail)
+    runs = [untimed(tmp_path / name, config, teacher_torch="1") for name in "ab"]
+    for run in runs:
+        run.folder.mkdir()
+        run.record.run.status = "ok"
+    with pytest.raises(KdcError, match="was killed"):
+        time_jobs(runs)
+    for run in runs:
+        kept = RunRecord.load(run.folder)
+        assert kept.run.status == "ok"
+        assert kept.notes == ["not timed: timing student.torch of b: the process was killed; out of memory?"]
+        assert (run.folder / "report.html").exists()
+
+
+def test_timed_jobs_are_completed(stopwatch: Stopwatch, config: RunConfig, tmp_path: Path) -> None:
+    run = untimed(tmp_path / "a", config, teacher_torch="1")
+    run.folder.mkdir()
+    time_jobs([run])
+    kept = RunRecord.load(run.folder)
+    assert kept.variants[0].latency[0].p50_ms == 1.0
+    assert [stage.name for stage in kept.stages] == ["latency"]

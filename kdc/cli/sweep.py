@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,21 +105,26 @@ def check_jobs(config: DictConfig, notify: Notify) -> None:
 
 
 def time_jobs(waiting: Sequence[Untimed]) -> None:
-    """Time the artifacts of all jobs in common rounds, now that nothing trains any more, and complete their records."""
-    from kdc import record
+    """Time the artifacts of all jobs in common rounds, now that nothing trains any more, and complete their records.
+
+    What keeps them from being timed is noted in every record before it is raised: their quality stands.
+    """
+    from kdc.record import Stage
     from kdc.report.pages import save_run
     from kdc.screen import Screen
     from kdc.timing import time_runs
 
-    if waiting:
-        print(file=sys.stderr)
+    try:
         time_runs(waiting, Screen())
-    for run in waiting:
-        assert run.record.timing is not None
-        run.record.stages.append(
-            record.Stage(name="latency", key="", cached=False, wall_seconds=run.record.timing.wall_seconds)
-        )
-        save_run(run.record, run.folder)
+    except KdcError as error:
+        for run in waiting:
+            run.record.notes.append(f"not timed: {error}")
+        raise
+    finally:
+        for run in waiting:
+            if timing := run.record.timing:
+                run.record.stages.append(Stage(name="latency", key="", cached=False, wall_seconds=timing.wall_seconds))
+            save_run(run.record, run.folder)
 
 
 def summarize(outcomes: Sequence[Outcome], folder: Path) -> None:
