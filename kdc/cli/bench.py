@@ -122,7 +122,7 @@ def noise(entrants: Mapping[str, Entrant], bench: BenchConfig, *, rounds: int | 
     """Measure and remember how much two timings of one artifact differ on this machine; one sentence about it."""
     from kdc.measure.decision import LOOKS
     from kdc.measure.noise import keep_floor, measure_floor
-    from kdc.report import table
+    from kdc.measure.workloads import spelled
     from kdc.screen import Screen
     from kdc.store import default_root
 
@@ -133,6 +133,6 @@ def noise(entrants: Mapping[str, Entrant], bench: BenchConfig, *, rounds: int | 
         floor = measure_floor(contender, bench, rounds=rounds or LOOKS[-1], progress=advance, notify=screen.say)
     keep_floor(floor, default_root())
     return (
-        f"{name} against itself, {floor.rounds} rounds at {table.workload(floor.workload)}: differences up to "
+        f"{name} against itself, {floor.rounds} rounds at {spelled(floor.workload)}: differences up to "
         f"{floor.floor:.1%} are noise on this machine, and a gate here refuses a smaller margin."
     )

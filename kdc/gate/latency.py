@@ -16,7 +16,7 @@ from kdc.measure.decision import LOOKS, judge_in_looks
 from kdc.measure.noise import NoiseFloor
 from kdc.measure.rounds import Contender, Progress, Rounds, timed_rounds
 from kdc.measure.settings import BenchConfig
-from kdc.measure.workloads import Workload
+from kdc.measure.workloads import Workload, spelled
 from kdc.report import table
 
 NOW, BASELINE = "now", "baseline"
@@ -60,7 +60,7 @@ def latency_results(rule: LatencyRule, candidate: Side, baseline: Side, timer: T
 
 
 def _timed(rule: LatencyRule, workload: Workload, rounds: Rounds, sides: dict[str, Side]) -> Iterator[Result]:
-    at = table.workload(workload)
+    at = spelled(workload)
     for name, side in sides.items():
         if rounds.workloads[name] != [workload]:
             said = "; ".join(rounds.notes[name]) or f"{at} is not what it runs"

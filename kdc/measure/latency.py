@@ -14,7 +14,7 @@ from kdc.measure.processes import LIMIT_SECONDS
 from kdc.measure.rounds import Contender, Progress, Rounds, timed_rounds
 from kdc.measure.settings import BenchConfig
 from kdc.measure.statistics import paired_ratio, percentile
-from kdc.measure.workloads import Workload
+from kdc.measure.workloads import Workload, spelled
 from kdc.record import Latency, Memory, Timing, Versus
 
 UNSTEADY = 1 / 3
@@ -105,8 +105,7 @@ def _unsteady(rounds: Rounds, name: str) -> list[str]:
     for workload in rounds.workloads[name]:
         restless = sum(not process["steady"] for process in rounds.timed(name, workload))
         if restless > UNSTEADY * rounds.count:
-            at = ", ".join(f"{key} {value}" for key, value in workload.items())
-            said.append(f"{at} ({restless} of {rounds.count} processes)")
+            said.append(f"{spelled(workload)} ({restless} of {rounds.count} processes)")
     return [f"not steady after its warm-up at: {'; '.join(said)}"] if said else []
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kdc.measure.workloads import spelled
 from kdc.record import Latency, RunRecord, Variant
 from kdc.report import table
 
@@ -48,7 +49,7 @@ def _latencies(record: RunRecord) -> Table:
     right = ("p50 ms", "speed-up", *(f"{name} ms" for name in percentiles), "per second")
     shown = _table("workload", right=right)
     for workload in table.workloads(record):
-        shown.add_row(Text(table.workload(workload), style="bold"))
+        shown.add_row(Text(spelled(workload), style="bold"))
         for variant in record.variants:
             if latency := table.latency_at(variant, workload):
                 shown.add_row(

@@ -26,9 +26,6 @@ from kdc.report import summary, table
         (table.seconds(3.21), "3.2 s"),
         (table.seconds(75.4), "75 s"),
         (table.seconds(300), "5.0 min"),
-        (table.workload({"batch": 1, "length": 32}), "batch 1 x 32 tokens"),
-        (table.workload({"batch": 8}), "batch 8"),
-        (table.workload({"rows": 100, "batch": 1, "end_to_end": True}), "100 rows end to end"),
         (table.short_workload({"batch": 1, "length": 32}), "1 x 32"),
     ],
 )
