@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,8 @@ from kdc.errors import KdcError
 from kdc.tasks.base import Task
 
 FEW_NUMBERS, MOST_VALUES = 12, 50
-"""Columns of more different numbers are cut into ranges; more values would cut too thin, and may be users' texts."""
+"""Columns of more different numbers are cut into ranges. More values would cut too thin and may be users' texts, as
+may few where most stand in one row only: their names would carry them into every output."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +40,16 @@ def cut(task: Task, examples: Examples, columns: Sequence[str]) -> list[Slice]:
 
 
 def _by_column(column: str, values: Sequence[str]) -> list[Slice]:
-    distinct = len(set(values))
-    if distinct > FEW_NUMBERS and (numbers := _numbers(values)) is not None:
+    rows_of = Counter(values)
+    alone = sum(rows == 1 for rows in rows_of.values())
+    thin = len(rows_of) > MOST_VALUES or alone > len(rows_of) / 2
+    if (thin or len(rows_of) > FEW_NUMBERS) and (numbers := _numbers(values)) is not None:
         return _quartiles(column, numbers)
-    if distinct > MOST_VALUES:
+    if thin:
         raise KdcError(
-            f"report.slices: column '{column}' has {distinct:,} values in {len(values):,} test rows",
-            f"name columns of numbers, or of at most {MOST_VALUES} values",
+            f"report.slices: column '{column}' has {len(rows_of):,} values in {len(values):,} test rows, "
+            f"{alone:,} of them in one row only",
+            f"name columns of numbers, or of at most {MOST_VALUES} values that rows share",
         )
     return _by_value(column, values)
 
