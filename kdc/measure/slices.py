@@ -31,12 +31,18 @@ def cut(task: Task, examples: Examples, columns: Sequence[str]) -> list[Slice]:
 
     Columns of many numbers are cut at their quartiles, others by value. What leaves all rows in one group is left out.
     """
-    cuts = [_by_value(by, groups) for by, groups in task.groups(examples).items()]
+    cuts = {by: _by_value(by, groups) for by, groups in task.groups(examples).items()}
     if texts := [examples[name] for name in ("text", "text_pair") if name in examples]:
         lengths = np.array([sum(map(len, row)) for row in zip(*texts, strict=True)], dtype=np.float64)
-        cuts.append(_quartiles("length", lengths, " characters"))
-    cuts += [_by_column(column, examples.extras[column]) for column in columns]
-    return [part for parts in cuts if len(parts) > 1 for part in parts]
+        cuts["length"] = _quartiles("length", lengths, " characters")
+    for column in columns:
+        if column in cuts:
+            raise KdcError(
+                f"report.slices: rows are cut by '{column}' already",
+                "leave it out, or call the column otherwise in the data",
+            )
+        cuts[column] = _by_column(column, examples.extras[column])
+    return [part for parts in cuts.values() if len(parts) > 1 for part in parts]
 
 
 def _by_column(column: str, values: Sequence[str]) -> list[Slice]:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -73,6 +75,19 @@ def test_values_that_mostly_stand_in_one_row_are_refused_however_few():
 def test_numbers_that_stand_in_one_row_each_are_cut_into_ranges():
     groups = found(examples({"year": list("12345678")}), ["year"])
     assert [group for by, group in groups if by == "year"] == ["1–2", "3–4", "5–6", "7–8"]
+
+
+@pytest.mark.parametrize("columns", [["class"], ["length"], ["source", "source"]])
+def test_two_cuts_of_one_name_are_refused(columns):
+    """Readers of a record tell cuts by their names alone."""
+    rows = examples(dict.fromkeys(columns, ["a", "b"] * 4))
+    with pytest.raises(KdcError, match=rf"report.slices: rows are cut by '{columns[-1]}' already; leave it out, or"):
+        cut(TextClassification(), rows, columns)
+
+
+def test_a_column_may_be_called_length_where_rows_have_none():
+    pictures = replace(tiny.pictures(8), extras={"length": ["a", "b"] * 4})
+    assert {part.by for part in cut(tiny.task("image-classification"), pictures, ["length"])} == {"class", "length"}
 
 
 def test_tasks_without_classes_and_rows_without_length():
