@@ -238,7 +238,15 @@ def test_ctrl_c_ends_with_130_and_the_next_run_goes_on(place: Path) -> None:
     words = [word for word in words if not word.startswith("teacher.epochs")] + ["teacher.epochs=2000"]
     command = [sys.executable, "-m", "kdc", "run", *words]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    run = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+    run = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+        # A shell that starts the tests in the background has them ignore Ctrl-C, and the child would inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     try:
         deadline = time.monotonic() + 120
         while not list(place.glob("cache/scratch/teacher-*/checkpoint-*/complete")) and time.monotonic() < deadline:
