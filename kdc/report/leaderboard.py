@@ -12,6 +12,7 @@ from kdc.errors import KdcError
 from kdc.record import RunRecord, Variant
 from kdc.report import table
 from kdc.report.charts import pareto
+from kdc.report.console import plain_table
 from kdc.report.table import Cell
 from kdc.report.verdict import verdict
 
@@ -155,14 +156,9 @@ def print_leaderboard(records: Mapping[str, RunRecord], console: Console, *, rep
 
 def leaderboard_table(entries: Sequence[Entry]) -> Table:
     """For the console."""
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
-    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
-    left = 2 + len(keys(entries))
-    for number, header in enumerate(headers(entries)):
-        shown.add_column(header, justify="left" if number < left else "right", overflow="fold")
+    shown = plain_table(headers(entries), left=range(2 + len(keys(entries))))
     for row in rows(entries):
         shown.add_row(*(Text(ranked.cell.main) for ranked in row))
     return shown
