@@ -1,6 +1,7 @@
 """Attributions against their axioms, finite differences and a model whose attributions are known by hand."""
 
 import re
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from torch import nn
 from kdc.export.modules import graph_callables
 from kdc.measure import attribution
 from kdc.measure.attribution import attribute, input_x_gradient, integrated_gradients
+from kdc.report.settings import Attribution
 from kdc.tasks.inference import predict_rows
 from tests import tiny
 
@@ -83,6 +85,10 @@ def test_input_x_gradient_is_the_directional_derivative_towards_nothing(bert):
         with embedding.register_forward_hook(scaled):
             lower = logits(bert, TASK, row)[0, 1]
         assert (logits(bert, TASK, row)[0, 1] - lower) / 1e-2 == pytest.approx(pieces[token][1], rel=0.1, abs=0.02)
+
+
+def test_the_configuration_knows_every_method():
+    assert set(get_args(Attribution)) == {"none", *attribution.METHODS}
 
 
 def test_methods_by_hand():
