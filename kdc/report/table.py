@@ -34,9 +34,12 @@ def score_interval(name: str, ci95: tuple[float, float] | None) -> str:
 
 def change(name: str, difference: float) -> str:
     """A difference of two scores, signed: `−1.3 points` for shares, `−0.021` for everything else."""
-    if is_share(name):
-        return f"{signed(100 * difference, 1)} points"
-    return signed(difference, 3)
+    return f"{points(difference)} points" if is_share(name) else signed(difference, 3)
+
+
+def points(difference: float) -> str:
+    """A difference of two shares in percentage points: `−1.3`."""
+    return signed(100 * difference, 1)
 
 
 def signed(value: float, decimals: int) -> str:

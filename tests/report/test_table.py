@@ -11,6 +11,7 @@ from kdc.report import summary, table
         (table.score_interval("f1_macro", (0.869, 0.898)), "86.9–89.8"),
         (table.score_interval("mcc", (0.5, 0.75)), "0.500–0.750"),
         (table.score_interval("accuracy", None), ""),
+        (table.points(-0.0134), "−1.3"),
         (table.significant(0.1234), "0.123"),
         (table.significant(1.468), "1.47"),
         (table.significant(11.94), "11.9"),
