@@ -20,6 +20,7 @@ from kdc.measure.workloads import Workload, spelled
 from kdc.report import table
 
 NOW, BASELINE = "now", "baseline"
+NAME_WORKLOAD = "name a latency.workload.batch, and for texts a latency.workload.length"
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def _timed(rule: LatencyRule, workload: Workload, rounds: Rounds, sides: dict[st
     for name, side in sides.items():
         if rounds.workloads[name] != [workload]:
             said = "; ".join(rounds.notes[name]) or f"{at} is not what it runs"
-            raise KdcError(f"{side.variant.name} of {side.place} cannot be timed: {said}", "name a latency.workload")
+            raise KdcError(f"{side.variant.name} of {side.place} cannot be timed: {said}", NAME_WORKLOAD)
 
     def medians(name: str, count: int) -> np.ndarray:
         if count > rounds.count:
@@ -157,7 +158,7 @@ def _workload(rule: LatencyRule, candidate: Side) -> Workload:
     first = next((each.workload for each in candidate.variant.latency if not each.workload.get("end_to_end")), {})
     named = rule.workload.model_dump(exclude_none=True)
     if not first and not named:
-        raise KdcError(f"{candidate.variant.name} was not timed in its run", "name a latency.workload.batch")
+        raise KdcError(f"{candidate.variant.name} was not timed in its run", NAME_WORKLOAD)
     return {"batch": 1, "threads": machine.threads(), **first, **named}
 
 

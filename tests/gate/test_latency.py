@@ -196,7 +196,7 @@ def test_the_workload_is_the_runs_unless_the_rule_says(
         with pytest.raises(KeyError):
             judged(run, baseline, word)
     assert seen == [([1], [32], 2), ([8], [32], 1), ([4], [1], machine.threads())]
-    with pytest.raises(KdcError, match=r"was not timed in its run; name a latency.workload.batch"):
+    with pytest.raises(KdcError, match=r"was not timed in its run; name a latency.workload.batch, and for texts a lat"):
         judged(untimed, baseline)
 
 
@@ -239,3 +239,8 @@ def test_real_artifacts_in_real_processes(
     assert result.estimate > 0.5
     with pytest.raises(KdcError, match=r"cannot be timed: not timed at length 128: the model takes at most 32"):
         judged(now, baseline, "latency.workload.length=128")
+    record = RunRecord.load(now)
+    record.variants[0].latency = []
+    record.save(now / "record.json")
+    with pytest.raises(KdcError, match=r"cannot be timed: batch 4 is not .*, and for texts a latency.workload.length"):
+        judged(now, baseline, "latency.workload.batch=4")
