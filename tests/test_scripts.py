@@ -1,0 +1,63 @@
+"""What the studies in scripts/ conclude from their numbers; the timing itself is theirs to run."""
+
+from __future__ import annotations
+
+import importlib.util
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+SCRIPTS = Path(__file__).parent.parent / "scripts"
+MARGIN = 0.05
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(SCRIPTS)
+    monkeypatch.setattr("sys.dont_write_bytecode", True)
+
+    def load(name: str) -> ModuleType:
+        loader = SourceFileLoader(name.removesuffix(".py"), str(SCRIPTS / name))
+        spec = importlib.util.spec_from_loader(loader.name, loader)
+        assert spec is not None
+        module = importlib.util.module_from_spec(spec)
+        loader.exec_module(module)
+        return module
+
+    return load
+
+
+def test_gate_runs_on_rounds_that_leave_no_doubt(script: Any) -> None:
+    gate_runs = script("gate_runs.py").gate_runs
+    quiet = np.random.default_rng(0).normal(0, 0.001, 40)
+    for differences, sure in ((quiet, "pass"), (quiet + 0.2, "fail")):
+        seen = gate_runs(differences, 50, MARGIN, resamples=10, runs_each=20)
+        assert seen[sure]["rate"] == 1.0
+        assert seen[sure]["ci95_rounds"] == (1.0, 1.0)
+        assert seen[sure]["ci95"] == seen[sure]["ci95_runs"] == pytest.approx((0.025 ** (1 / 50), 1.0))
+        assert seen["rounds_used"] == 8
+
+
+def test_a_share_is_no_surer_than_the_rounds_that_it_comes_from(script: Any) -> None:
+    """One slow spell in 80 rounds: however many gate runs are drawn, there was one spell."""
+    gate_runs = script("gate_runs.py").gate_runs
+    differences = np.random.default_rng(0).normal(0, 0.001, 80)
+    differences[30:44] += 0.3
+    seen = gate_runs(differences, 4000, MARGIN, resamples=60, runs_each=200)["fail"]
+    by_runs, by_rounds = (seen[f"ci95_{by}"][1] - seen[f"ci95_{by}"][0] for by in ("runs", "rounds"))
+    assert by_rounds > 5 * by_runs
+    assert seen["ci95_rounds"][0] <= seen["rate"] <= seen["ci95_rounds"][1]
+    assert seen["ci95"] == (
+        min(seen["ci95_runs"][0], seen["ci95_rounds"][0]), max(seen["ci95_runs"][1], seen["ci95_rounds"][1])
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("hits", [0, 3, 50])
+def test_clopper_pearson_is_scipys_exact_interval(hits: int, script: Any) -> None:
+    reference = binomtest(hits, 50).proportion_ci(method="exact")
+    assert script("gate_runs.py").clopper_pearson(hits, 50) == pytest.approx((reference.low, reference.high))
