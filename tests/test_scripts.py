@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
@@ -11,6 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy.stats import binomtest
+
+import kdc
+from kdc import machine
+from kdc.errors import KdcError
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 MARGIN = 0.05
@@ -61,3 +66,22 @@ def test_a_share_is_no_surer_than_the_rounds_that_it_comes_from(script: Any) -> 
 def test_clopper_pearson_is_scipys_exact_interval(hits: int, script: Any) -> None:
     reference = binomtest(hits, 50).proportion_ci(method="exact")
     assert script("gate_runs.py").clopper_pearson(hits, 50) == pytest.approx((reference.low, reference.high))
+
+
+def test_a_study_goes_on_where_it_was_begun_alone(script: Any, tmp_path: Path) -> None:
+    study = script("noise_study")
+    noted = tmp_path / "repeats.json"
+    own = {"machine": machine.fingerprint(), "kdc": kdc.__version__}
+    noted.write_text(json.dumps({**own, "repeats": {"+10%": 7}}))
+    assert study.calibrated(tmp_path) == {"+10%": 7}
+    for changed in ({"machine": "m"}, {"kdc": "0"}):
+        noted.write_text(json.dumps({**own, **changed, "repeats": {"+10%": 7}}))
+        ((name, value),) = changed.items()
+        said = rf"holds a study of {name} {value}, not {own[name]}; name another --folder$"
+        with pytest.raises(KdcError, match=said) as caught:
+            study.calibrated(tmp_path)
+        assert caught.value.exit_code == 2
+        assert len(str(caught.value).splitlines()) == 1
+    noted.write_text(json.dumps({"+10%": 7}))  # of a study that did not say
+    with pytest.raises(KdcError, match=r"machine None, not \w+ and of kdc None, not"):
+        study.calibrated(tmp_path)
