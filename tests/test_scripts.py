@@ -68,6 +68,21 @@ def test_clopper_pearson_is_scipys_exact_interval(hits: int, script: Any) -> Non
     assert script("gate_runs.py").clopper_pearson(hits, 50) == pytest.approx((reference.low, reference.high))
 
 
+def test_a_study_that_was_killed_in_the_middle_of_a_line_goes_on(script: Any, tmp_path: Path) -> None:
+    study = script("noise_study")
+    kept = tmp_path / "quiet.jsonl"
+    assert study.whole_lines(kept) == []
+    names = ("A", "A again", *study.SLOWER)
+    rounds = [{"at": 0.0, "seconds": 1.0, "medians": dict.fromkeys(names, float(ms))} for ms in (1, 2, 3)]
+    lines = [json.dumps(each) + "\n" for each in rounds]
+    kept.write_text("".join(lines)[:-20])
+    assert study.whole_lines(kept) == rounds[:2]
+    with kept.open("a") as file:
+        file.write(lines[2])
+    assert study.whole_lines(kept) == rounds
+    np.testing.assert_array_equal(study.collect(tmp_path, "quiet", 2)["+10%"], [1.0, 2.0])
+
+
 def test_a_study_goes_on_where_it_was_begun_alone(script: Any, tmp_path: Path) -> None:
     study = script("noise_study")
     noted = tmp_path / "repeats.json"
