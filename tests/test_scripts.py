@@ -100,3 +100,14 @@ def test_a_study_goes_on_where_it_was_begun_alone(script: Any, tmp_path: Path) -
     noted.write_text(json.dumps({"+10%": 7}))  # of a study that did not say
     with pytest.raises(KdcError, match=r"machine None, not \w+ and of kdc None, not"):
         study.calibrated(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [
+        (-0.05, 0.05, "yes"), (0.01, 0.03, "yes"), (0.051, 0.08, "no"), (-0.2, -0.06, "no"),
+        (0.0, 0.06, "undecided"), (-0.06, 0.06, "undecided"), (0.04, 0.3, "undecided"),
+    ],
+)  # fmt: skip
+def test_medians_agree_when_their_interval_does(low: float, high: float, said: str, script: Any) -> None:
+    assert script("bench_overhead").agrees(low, high) == said
