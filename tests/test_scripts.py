@@ -16,6 +16,9 @@ from scipy.stats import binomtest
 import kdc
 from kdc import machine
 from kdc.errors import KdcError
+from kdc.measure.settings import BenchConfig
+from kdc.models.build import Built
+from tests import tiny
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 MARGIN = 0.05
@@ -111,3 +114,21 @@ def test_a_study_goes_on_where_it_was_begun_alone(script: Any, tmp_path: Path) -
 )  # fmt: skip
 def test_medians_agree_when_their_interval_does(low: float, high: float, said: str, script: Any) -> None:
     assert script("bench_overhead").agrees(low, high) == said
+
+
+@pytest.mark.slow
+def test_a_plain_loop_feeds_what_the_model_takes(script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For real, on a DistilBERT, which knows no token types."""
+    from transformers import DistilBertConfig, DistilBertForSequenceClassification
+
+    rows = tiny.sentences(8)
+    encoder = tiny.encoder(rows, inputs=("input_ids", "attention_mask"))
+    config = DistilBertConfig(
+        vocab_size=encoder.vocab_size, dim=32, n_heads=2, n_layers=1, hidden_dim=64, max_position_embeddings=32
+    )
+    built = Built(DistilBertForSequenceClassification(config).eval(), encoder, new_head=False)
+    artifact = tiny.artifact(tmp_path / "artifact", built, rows, runtime="torch")
+    overhead = script("bench_overhead")
+    monkeypatch.setattr(overhead, "SECONDS", 0.05)
+    bench = BenchConfig(name="plain", batches=[2], lengths=[8])
+    assert 0 < overhead.plain_median(artifact, bench, 1) < 1000
