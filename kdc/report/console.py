@@ -36,7 +36,7 @@ def plain_table(head: Sequence[str | Text], *, left: Container[int]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True, header_style="bold")
     for number, name in enumerate(head):
         shown = Text(name) if isinstance(name, str) else name
         table.add_column(shown, justify="left" if number in left else "right", overflow="fold")
@@ -46,7 +46,6 @@ def plain_table(head: Sequence[str | Text], *, left: Container[int]) -> Table:
 def variants_table(record: RunRecord) -> Table:
     """One row a variant, in 80 columns: the passes stand below the model, an interval below its number."""
     table = plain_table([_styled(header) for header in _merged(headers(record))], left=range(2))
-    table.collapse_padding = True
     for row in rows(record):
         table.add_row(*(_styled(cell) for cell in _merged(row)))
     return table
