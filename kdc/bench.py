@@ -23,9 +23,8 @@ from kdc.measure.latency import how_timed, time_variants
 from kdc.measure.rounds import Contender
 from kdc.measure.settings import BenchConfig
 from kdc.measure.size import artifact_size
-from kdc.measure.workloads import Workload, grid
+from kdc.measure.workloads import Workload, grid, spelled
 from kdc.record import Run, RunRecord, Variant
-from kdc.report import table
 from kdc.report.verdict import verdict
 from kdc.screen import Screen
 from kdc.store import default_root
@@ -67,7 +66,7 @@ def _try(name: str, artifact: Artifact, workloads: Sequence[Workload]) -> None:
     try:
         session = artifact.session(threads=workloads[0]["threads"])
         for workload in {workload.get("length", 1): workload for workload in reversed(workloads)}.values():
-            trying, remedy = f"run at {table.workload(workload)}", "choose what it can run with --batch and --length"
+            trying, remedy = f"run at {spelled(workload)}", "choose what it can run with --batch and --length"
             session.run(session.example_batch(batch=workload["batch"], length=workload.get("length", 1)))
     except KdcError:
         raise
@@ -100,7 +99,7 @@ def chosen_baseline(entrants: Mapping[str, Entrant], named: str | None) -> str:
         raise KdcError(f"--baseline: none is called '{name}'", did_you_mean(name, entrants))
     for other, entrant in entrants.items():
         if not any(workload in entrants[name].workloads for workload in entrant.workloads):
-            said = [", ".join(map(table.workload, entrants[which].workloads)) for which in (other, name)]
+            said = [", ".join(map(spelled, entrants[which].workloads)) for which in (other, name)]
             raise KdcError(
                 f"{other} and {name} have no workload in common: {said[0]} against {said[1]}",
                 "choose with --batch and --length what both can run",

@@ -16,6 +16,7 @@ from kdc.gate.side import Side
 from kdc.measure.statistics import paired_ratio
 from kdc.record import Latency, RunRecord, Variant
 from kdc.report import table
+from kdc.report.console import plain_table
 from kdc.report.table import Cell
 
 if TYPE_CHECKING:
@@ -69,14 +70,10 @@ def results(runs: Sequence[Column]) -> tuple[list[list[Cell]], list[str]]:
 
 
 def print_comparison(runs: Sequence[Column], console: Console) -> None:
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
     def show(head: Sequence[str], body: Sequence[Sequence[Cell]]) -> None:
-        shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
-        for number, name in enumerate(head):
-            shown.add_column(Text(name), justify="left" if number < len(head) - len(runs) else "right", overflow="fold")
+        shown = plain_table(head, left=range(len(head) - len(runs)))
         for row in body:
             shown.add_row(*(Text(f"{c.main}\n{c.detail}" if c.detail else c.main) for c in row))
         console.print(shown)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kdc.data.examples import Examples
+from kdc.measure.calls import FEWEST_CALLS, window_calls
 from kdc.measure.settings import BenchConfig
 from kdc.models.spec import ModelConfig, StudentConfig, TeacherConfig
 from kdc.stages import Data, Step
@@ -112,8 +113,9 @@ class Estimator:
             call = shape.flops / _speed("fp32", shape) / (INT8_GAIN if variant.point.precision == "int8" else 1)
             lengths = bench.lengths if tokens else [1]
             calls = [batch * length / (tokens or 1) * call for batch in bench.batches for length in lengths]
-            grid = sum(min(bench.seconds, bench.calls * one) + min(bench.seconds, 10 * one) for one in calls)
-            seconds += bench.rounds * (LOAD_SECONDS.get(variant.runtime.name, 1.0) + grid + bench.rows * call)
+            grid = sum(_warm_up(one) + max(min(bench.seconds, bench.calls * one), FEWEST_CALLS * one) for one in calls)
+            rows = _warm_up(call) + bench.rows * call if bench.rows else 0.0
+            seconds += bench.rounds * (LOAD_SECONDS.get(variant.runtime.name, 1.0) + grid + rows)
         largest = max(self.shapes[variant.artifact.key].parameters for variant in variants)
         return Cost(seconds, WORKER_BYTES + 8 * largest)
 
@@ -216,6 +218,11 @@ def _mean_tokens(rows: Examples, limit: int) -> float:
 def _export(shape: Shape, runtime: str) -> Cost:
     seconds = EXPORT_SECONDS.get(runtime, 1.0) + 4 * shape.parameters / EXPORT_BYTES_PER_SECOND
     return Cost(seconds, PROCESS_BYTES + EXPORT_COPIES * 4 * shape.parameters)
+
+
+def _warm_up(call: float) -> float:
+    """Seconds until calls of `call` seconds are steady, where nothing disturbs them."""
+    return 2 * window_calls(1000 * call) * call
 
 
 def _idle(shape: Shape) -> float:

@@ -288,11 +288,11 @@ class RunRecord(_Part):
         """The record in a file or in a run's folder; KdcError where there is none, or a newer or damaged one."""
         file = path / "record.json" if path.is_dir() else path
         raw = read_json(file) if file.exists() else None
-        schema = raw.get("schema") if isinstance(raw, dict) else None
-        if not str(schema).startswith("kdc.record/"):
+        kind, _, version = str(raw.get("schema") if isinstance(raw, dict) else None).partition("/")
+        if kind != "kdc.record":
             raise KdcError(f"there is no record of a run in {path}", "name the folder of a run, or its record.json")
-        if schema != SCHEMA:
-            raise KdcError(f"{file}: {schema} is newer than this kdc reads ({SCHEMA})", "upgrade kdc")
+        if version.isdecimal() and int(version) > int(SCHEMA.partition("/")[2]):
+            raise KdcError(f"{file}: {kind}/{version} is newer than this kdc reads ({SCHEMA})", "upgrade kdc")
         try:
             return cls.model_validate(raw)
         except ValidationError as error:

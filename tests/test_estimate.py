@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from kdc import estimate, stages
 from kdc.data.load import load_splits
 from kdc.estimate import Estimator, model_shape
+from kdc.measure.settings import BenchConfig
 from kdc.models.spec import StudentConfig, TeacherConfig
 from kdc.screen import Screen
 from kdc.stages import Data, Step, World
@@ -101,6 +105,33 @@ def test_later_steps_find_their_model_by_key(tmp_path: Path) -> None:
     estimator.step(Step("export", {"model": "teacher", "runtime": runtime}, nothing), published("artifact"))
     predicted = estimator.step(Step("predictions", {"artifact": "artifact"}, nothing), published("predicted"))
     assert predicted.seconds == pytest.approx(8 * teacher.flops / 1e6)
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "warm_up", "timed"),
+    [
+        (1, 2 * 5, 40),  # calls are short: two windows of five, and as many calls as are asked for
+        (10, 2 * 5, 15),  # the time ends before the calls
+        (200, 2 * 1, 3),  # a call is longer than the time
+    ],
+)
+def test_timing_by_hand(
+    milliseconds: int, warm_up: int, timed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two million operations a second at half efficiency: a row of a thousand takes a millisecond."""
+    estimator, data = texts(tmp_path)
+    monkeypatch.setattr(estimate, "_tokens", lambda data: 10.0)
+    teacher = model_shape(estimator.config.teacher, data)
+    estimator.shapes["artifact"] = replace(teacher, flops=1000 * milliseconds)
+    variant: Any = SimpleNamespace(
+        artifact=published("artifact"), point=SimpleNamespace(precision="fp32"), runtime=SimpleNamespace(name="x")
+    )
+    bench = BenchConfig(name="x", batches=[1], lengths=[10], rounds=2, calls=40, seconds=0.15, rows=0)
+    row = milliseconds / 1000
+    cost = estimator.latency([variant], bench)
+    assert cost.seconds == pytest.approx(2 * (1.0 + (warm_up + timed) * row))
+    end_to_end = estimator.latency([variant], bench.model_copy(update={"rows": 4}))
+    assert end_to_end.seconds - cost.seconds == pytest.approx(2 * (warm_up + 4) * row)
 
 
 def test_the_speed_of_this_machine_is_measured() -> None:

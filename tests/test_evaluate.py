@@ -244,6 +244,16 @@ def test_settings_of_the_report_change_the_record(key: str, plain: RunRecord, pl
     assert observe(after) != observe(plain)
 
 
+def test_attributions_that_do_not_add_up_are_noted_in_the_ledger(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kdc.measure.attribution.INCOMPLETE", -1.0)  # no sum is good enough
+    words = ("runtime=torch", "compress=none", "report.flips=3", "report.attributions=integrated_gradients")
+    record = again(place, tmp_path / "out", *words)
+    notes = {stage.name: stage.notes for stage in record.stages if stage.name.startswith("attribute")}
+    assert "in 3 of 3 rows the shares miss up to" in notes["attribute student.torch"][0]
+
+
 def test_slices_change_the_key_of_the_data_alone(place: Path, tmp_path: Path) -> None:
     before, after = (
         keys(runs.config(place / "train.csv", tmp_path, *words)) for words in ((), ("report.slices=[source]",))

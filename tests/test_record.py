@@ -94,6 +94,10 @@ def test_what_is_loaded_is_saved_as_it_was(tmp_path: Path) -> None:
     ("text", "said"),
     [
         ('{"schema": "kdc.record/2", "new": []}', "kdc.record/2 is newer than this kdc reads (kdc.record/1); upgrade"),
+        ('{"schema": "kdc.record/10"}', "kdc.record/10 is newer than this kdc reads (kdc.record/1); upgrade"),
+        ('{"schema": "kdc.record/0"}', "is damaged: schema: Input should be 'kdc.record/1'; run it again"),
+        ('{"schema": "kdc.record/x"}', "is damaged: schema: Input should be 'kdc.record/1'; run it again"),
+        ('{"schema": "kdc.record/"}', "is damaged: schema: Input should be 'kdc.record/1'; run it again"),
         ('{"schema": "kdc.record/1", "run"', "is damaged: it is not JSON"),
         ('{"schema": "kdc.record/1", "run": {}}', "is damaged: run.id: Field required"),
         ('{"schema": "other/1"}', "there is no record of a run in"),

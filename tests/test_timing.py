@@ -159,3 +159,18 @@ def test_timed_jobs_are_completed(stopwatch: Stopwatch, config: RunConfig, tmp_p
     kept = RunRecord.load(run.folder)
     assert kept.variants[0].latency[0].p50_ms == 1.0
     assert [stage.name for stage in kept.stages] == ["latency"]
+
+
+def test_an_artifact_that_was_not_timed_leaves_a_note_and_no_numbers(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def all_but_the_student(contenders: Mapping[str, Contender], bench: BenchConfig, **_: Any) -> Any:
+        return {**Stopwatch()(contenders, bench), "student.torch": VariantTiming([], notes=["NOT TIMED: killed"])}
+
+    monkeypatch.setattr(timing, "time_variants", all_but_the_student)
+    run = untimed(tmp_path / "a", config, teacher_torch="1", student_torch="2")
+    time_runs([run], Screen())
+    teacher, student = run.record.variants
+    assert teacher.latency
+    assert (student.latency, student.memory, student.load_seconds, student.first_call_ms) == ([], None, None, None)
+    assert "student.torch: NOT TIMED: killed" in run.record.notes

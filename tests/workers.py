@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from kdc.errors import KdcError
 from kdc.measure import rounds
 
 
@@ -23,16 +24,19 @@ def answer(
 
 
 class Workers:
-    """In the place of `run_worker`: `jobs` are those it was given, in order."""
+    """In the place of `run_worker`: `jobs` are those it was given, in order; an error among the medians is raised."""
 
-    def __init__(self, medians: Mapping[str, Sequence[float]], **said: Any) -> None:
+    def __init__(self, medians: Mapping[str, Sequence[float | KdcError]], **said: Any) -> None:
         self.jobs: list[tuple[str, Mapping[str, Any]]] = []
-        self._medians: dict[str, Iterator[float]] = {name: iter(values) for name, values in medians.items()}
+        self._medians: dict[str, Iterator[float | KdcError]] = {name: iter(values) for name, values in medians.items()}
         self._said = said
 
     def __call__(self, job: Mapping[str, Any], *, name: str, seconds: float) -> dict[str, Any]:
         self.jobs.append((name, job))
-        return answer(job, center=next(self._medians[name]), **self._said)
+        center = next(self._medians[name])
+        if isinstance(center, KdcError):
+            raise center
+        return answer(job, center=center, **self._said)
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> Workers:
         monkeypatch.setattr(rounds, "run_worker", self)

@@ -29,7 +29,7 @@ EPILOG = """examples:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("artifacts", nargs="*", type=Path, metavar="ARTIFACT", help="a folder, a .onnx or a .xml file")
-    parser.add_argument("--bench", default="default", metavar="NAME", help="quick, default or thorough (default)")
+    parser.add_argument("--bench", metavar="NAME", help="quick, default or thorough (default)")
     parser.add_argument("--batch", type=_sizes, metavar="N,N", help="batch sizes, instead of the bench's")
     parser.add_argument("--length", type=_sizes, metavar="N,N", help="lengths in tokens, instead of the bench's")
     parser.add_argument("--rounds", type=_count, metavar="N", help="processes that each artifact is timed in")
@@ -85,7 +85,7 @@ def execute(args: argparse.Namespace) -> int:
 def _check_noise(args: argparse.Namespace) -> None:
     if len(args.artifacts) > 1:
         raise KdcError("--noise times one artifact against itself", "name one")
-    for option in ("baseline", "data", "json"):
+    for option in ("bench", "baseline", "data", "json"):
         if getattr(args, option) is not None:
             raise KdcError(f"--{option} means nothing to --noise", "leave one of them out")
 
@@ -97,10 +97,10 @@ def settings(args: argparse.Namespace) -> BenchConfig:
     from kdc.compose import choices, config_dir
     from kdc.measure.settings import BenchConfig
 
-    known = choices("bench")
-    if args.bench not in known:
-        raise KdcError(f"--bench: there is no '{args.bench}'", did_you_mean(args.bench, known))
-    shipped = yaml.safe_load((config_dir() / "bench" / f"{args.bench}.yaml").read_text(encoding="utf-8"))
+    name, known = args.bench or "default", choices("bench")
+    if name not in known:
+        raise KdcError(f"--bench: there is no '{name}'", did_you_mean(name, known))
+    shipped = yaml.safe_load((config_dir() / "bench" / f"{name}.yaml").read_text(encoding="utf-8"))
     said = {"batches": args.batch, "lengths": args.length, "rounds": args.rounds, "threads": args.threads}
     return BenchConfig.model_validate(shipped | {key: value for key, value in said.items() if value is not None})
 
@@ -122,7 +122,7 @@ def noise(entrants: Mapping[str, Entrant], bench: BenchConfig, *, rounds: int | 
     """Measure and remember how much two timings of one artifact differ on this machine; one sentence about it."""
     from kdc.measure.decision import LOOKS
     from kdc.measure.noise import keep_floor, measure_floor
-    from kdc.report import table
+    from kdc.measure.workloads import spelled
     from kdc.screen import Screen
     from kdc.store import default_root
 
@@ -133,6 +133,6 @@ def noise(entrants: Mapping[str, Entrant], bench: BenchConfig, *, rounds: int | 
         floor = measure_floor(contender, bench, rounds=rounds or LOOKS[-1], progress=advance, notify=screen.say)
     keep_floor(floor, default_root())
     return (
-        f"{name} against itself, {floor.rounds} rounds at {table.workload(floor.workload)}: differences up to "
+        f"{name} against itself, {floor.rounds} rounds at {spelled(floor.workload, threads=True)}: differences up to "
         f"{floor.floor:.1%} are noise on this machine, and a gate here refuses a smaller margin."
     )

@@ -11,6 +11,7 @@ from kdc.errors import KdcError
 from kdc.files import check_writable, write_atomically
 
 if TYPE_CHECKING:
+    from kdc.gate.report import GateReport
     from kdc.gate.side import Side
 
 SUMMARY = "hold a run against a baseline: pass, fail or inconclusive"
@@ -48,13 +49,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     from kdc.gate.bundle import save_bundle
-    from kdc.gate.side import open_candidate
-    from kdc.registry import load_plugins
 
-    load_plugins(args.plugin)
-    candidate = open_candidate(args.run, args.variant)
     if args.save_baseline is None:
-        return _gate(args, candidate)
+        return _gate(args)
+    candidate = _candidate(args)
     if args.overrides:
         raise KdcError(f"'{args.overrides[0]}': a baseline is saved without rules", "give them with --baseline")
     save_bundle(candidate, args.save_baseline)
@@ -62,30 +60,60 @@ def execute(args: argparse.Namespace) -> int:
     return 0
 
 
-def _gate(args: argparse.Namespace, candidate: Side) -> int:
+def _candidate(args: argparse.Namespace) -> Side:
+    from kdc.gate.side import open_candidate
+    from kdc.registry import load_plugins
+
+    load_plugins(args.plugin)
+    return open_candidate(args.run, args.variant)
+
+
+def _gate(args: argparse.Namespace) -> int:
     from rich.console import Console
 
+    from kdc.gate.render import print_gate
+    from kdc.gate.report import STRICT, GateReport, Result
+
+    summary = Path(os.environ["GITHUB_STEP_SUMMARY"]) if os.environ.get("GITHUB_STEP_SUMMARY") else None
+    for path in (args.junit, args.markdown, args.json, summary):
+        if path is not None:
+            check_writable(path)  # before minutes of timing, not after
+    try:
+        report = _judged(args)
+    except KdcError as error:  # a CI job that shows these files must not show those of the last time, or none
+        run, baseline = str(args.run), str(args.baseline)
+        told = Result(rule="input", limit="", outcome="refused", why=str(error))
+        _write(args, summary, GateReport(run=run, variant=run, baseline=baseline, against=run, results=[told]))
+        raise
+    print_gate(report, Console(highlight=False))
+    _write(args, summary, report)
+    code = report.exit_code(strict=args.strict)
+    if code == STRICT:
+        print(f"--strict: not decided: {', '.join(result.rule for result in report.undecided)}")
+    return code
+
+
+def _judged(args: argparse.Namespace) -> GateReport:
     from kdc.gate.gate import run_gate
     from kdc.gate.latency import Timer
-    from kdc.gate.render import junit, markdown, print_gate
-    from kdc.gate.report import STRICT
     from kdc.gate.rules import load_rules
     from kdc.gate.side import open_baseline
     from kdc.measure.noise import known_floor
     from kdc.screen import Screen
     from kdc.store import default_root
 
+    candidate = _candidate(args)
     rules = load_rules(args.rules, args.overrides)
-    summary = Path(os.environ["GITHUB_STEP_SUMMARY"]) if os.environ.get("GITHUB_STEP_SUMMARY") else None
-    for path in (args.junit, args.markdown, args.json, summary):
-        if path is not None:
-            check_writable(path)  # before minutes of timing, not after
     baseline = open_baseline(args.baseline, candidate)
     screen = Screen()
     with screen.bar("time both artifacts", "processes") as advance:
         timer = Timer(known_floor(default_root()), args.plugin, advance, screen.say)
-        report = run_gate(rules, candidate, baseline, timer)
-    print_gate(report, Console(highlight=False))
+        return run_gate(rules, candidate, baseline, timer)
+
+
+def _write(args: argparse.Namespace, summary: Path | None, report: GateReport) -> None:
+    from kdc.gate.render import junit, markdown
+
     if args.junit is not None:
         write_atomically(args.junit, junit(report))
     if args.markdown is not None:
@@ -95,7 +123,3 @@ def _gate(args: argparse.Namespace, candidate: Side) -> int:
     if summary is not None:
         with summary.open("a", encoding="utf-8") as file:
             file.write(markdown(report))
-    code = report.exit_code(strict=args.strict)
-    if code == STRICT:
-        print(f"--strict: not decided: {', '.join(result.rule for result in report.undecided)}")
-    return code

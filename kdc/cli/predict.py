@@ -99,13 +99,12 @@ def _print(inputs: Sequence[str], answers: Sequence[Any], scores: Sequence[float
         for text, answer, score in zip(inputs, answers, scores, strict=True):
             print(json.dumps({"input": text, "label": answer, "score": score}, ensure_ascii=False))
         return
-    from rich import box
     from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table("input", "answer", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("score", justify="right")
+    from kdc.report.console import plain_table
+
+    table = plain_table(("input", "answer", "score"), left=range(2))
     for text, answer, score in zip(inputs, answers, scores, strict=True):
         table.add_row(Text(text), Text(str(answer)), "" if score is None else f"{score:.1%}")
     Console().print(table)

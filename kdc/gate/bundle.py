@@ -36,10 +36,15 @@ def bundled_variant(place: Path) -> str | None:
 
 
 def save_bundle(side: Side, target: Path) -> None:
-    """Copy record, predictions and artifact of `side` into `target`; a bundle there is replaced, nothing else is."""
+    """Copy record, predictions and artifact of `side` into `target`; a bundle there is replaced, nothing else is.
+
+    KdcError where it may not or cannot be written.
+    """
     assert side.folder is not None
     assert side.predictions is not None
     assert side.artifact is not None
+    if Path.cwd().is_relative_to(target.resolve()):
+        raise KdcError(f"{target} is where you are, and a baseline replaces its folder", "name a new folder")
     if target.exists() and not _replaceable(target):
         raise KdcError(f"{target} is there and is no baseline", "name a new folder, or a baseline to replace")
     # Beside the target, so that giving it its place is a rename.

@@ -16,10 +16,11 @@ from kdc.measure.decision import LOOKS, judge_in_looks
 from kdc.measure.noise import NoiseFloor
 from kdc.measure.rounds import Contender, Progress, Rounds, timed_rounds
 from kdc.measure.settings import BenchConfig
-from kdc.measure.workloads import Workload
+from kdc.measure.workloads import Workload, spelled
 from kdc.report import table
 
 NOW, BASELINE = "now", "baseline"
+NAME_WORKLOAD = "name a latency.workload.batch, and for texts a latency.workload.length"
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ def latency_results(rule: LatencyRule, candidate: Side, baseline: Side, timer: T
         settled = _settled(rule, candidate, baseline, workload, timer.noise)
         if settled is None:
             sides[BASELINE] = baseline
+            if timer.noise and (other := _elsewhere(timer.noise, candidate, workload)):
+                timer.notify(f"the noise of this machine was measured{other}; again: kdc bench ARTIFACT --noise")
         else:
             results.append(settled)
     if sides or rule.max is not None:
@@ -47,12 +50,8 @@ def latency_results(rule: LatencyRule, candidate: Side, baseline: Side, timer: T
         contenders = {
             name: Contender(side.artifact, plugins=timer.plugins) for name, side in sides.items() if side.artifact
         }
-        bench = BenchConfig(
-            name="gate",
-            batches=[workload["batch"]],
-            lengths=[workload.get("length", 1)],
-            rows=0,
-            threads=workload["threads"],
+        bench = BenchConfig.of_gate(
+            batch=workload["batch"], length=workload.get("length", 1), threads=workload["threads"]
         )
         with timed_rounds(contenders, bench, progress=timer.progress, notify=timer.notify) as rounds:
             results += _timed(rule, workload, rounds, sides)
@@ -60,11 +59,11 @@ def latency_results(rule: LatencyRule, candidate: Side, baseline: Side, timer: T
 
 
 def _timed(rule: LatencyRule, workload: Workload, rounds: Rounds, sides: dict[str, Side]) -> Iterator[Result]:
-    at = table.workload(workload)
+    at = spelled(workload)
     for name, side in sides.items():
         if rounds.workloads[name] != [workload]:
             said = "; ".join(rounds.notes[name]) or f"{at} is not what it runs"
-            raise KdcError(f"{side.variant.name} of {side.place} cannot be timed: {said}", "name a latency.workload")
+            raise KdcError(f"{side.variant.name} of {side.place} cannot be timed: {said}", NAME_WORKLOAD)
 
     def medians(name: str, count: int) -> np.ndarray:
         if count > rounds.count:
@@ -126,12 +125,22 @@ def _settled(
     if candidate.sha256 == baseline.sha256:
         return result.model_copy(update={"outcome": "pass", "why": "latency: the files are the same", "estimate": 0.0})
     if noise is not None and margin < noise.floor:
+        seen = f"measured on {noise.measured_at[:10]}{_elsewhere(noise, candidate, workload)}"
         why = (
-            f"latency: a margin of {margin:.1%} is below the noise of this machine, {noise.floor:.1%} "
-            f"(measured on {noise.measured_at[:10]}); ask for at least that, or quieten the machine and measure again"
+            f"latency: a margin of {margin:.1%} is below the noise of this machine, {noise.floor:.1%} ({seen}); "
+            "ask for at least that, or quieten the machine and measure again"
         )
         return result.model_copy(update={"outcome": "refused", "why": why})
     return None
+
+
+def _elsewhere(noise: NoiseFloor, candidate: Side, workload: Workload) -> str:
+    """What the noise was measured with, if not with what is judged: its floor may be another there."""
+    seen, judged = (
+        f"{timed.runtime} {timed.precision} at {spelled(at, threads=True)}"
+        for timed, at in ((noise, noise.workload), (candidate.variant, workload))
+    )
+    return f" with {seen}, not with {judged}" if seen != judged else ""
 
 
 def _incomparable(baseline: Side) -> str:
@@ -149,7 +158,7 @@ def _workload(rule: LatencyRule, candidate: Side) -> Workload:
     first = next((each.workload for each in candidate.variant.latency if not each.workload.get("end_to_end")), {})
     named = rule.workload.model_dump(exclude_none=True)
     if not first and not named:
-        raise KdcError(f"{candidate.variant.name} was not timed in its run", "name a latency.workload.batch")
+        raise KdcError(f"{candidate.variant.name} was not timed in its run", NAME_WORKLOAD)
     return {"batch": 1, "threads": machine.threads(), **first, **named}
 
 

@@ -76,11 +76,10 @@ def _relative(
         return result.model_copy(
             update={**numbers, "outcome": "refused", "why": f"{name}: {_unresolved(name, change)}"}
         )
-    became = "worse" if harm > 0 else "better"
-    why = (
-        f"{name} got {became} by {_points(name, abs(harm))}, from {result.baseline} to {result.now} "
-        f"(95% bounds {bounds}); {_points(name, margin)} are allowed"
-    )
+    became = f"got {'worse' if harm > 0 else 'better'} by {_points(name, abs(harm))}, from {result.baseline} to"
+    if float(_number(name, harm)) == 0:
+        became = "stayed at"
+    why = f"{name} {became} {result.now} (95% bounds {bounds}); {_points(name, margin)} are allowed"
     return result.model_copy(update={**numbers, "outcome": outcome, "why": why})
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 from kdc.gate.report import GateReport, Outcome, Result
+from kdc.report.console import plain_table
 from kdc.report.markdown import grid
 
 if TYPE_CHECKING:
@@ -25,14 +26,12 @@ _JUNIT: dict[Outcome, str] = {
 
 
 def print_gate(report: GateReport, console: Console) -> None:
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
-    for header in HEADERS:
-        own = header in ("rule", "outcome")
-        table.add_column(header, justify="left" if own else "right", no_wrap=own, overflow="fold")
+    words = (0, len(HEADERS) - 1)
+    table = plain_table(HEADERS, left=words)
+    for number in words:
+        table.columns[number].no_wrap = True
     for result in report.results:
         *cells, outcome = _cells(result)
         table.add_row(*map(Text, cells), Text(outcome, style=_STYLES.get(result.outcome, "dim")))

@@ -7,7 +7,8 @@ from typing import Literal
 from pydantic import BaseModel, Field, computed_field
 
 Outcome = Literal["pass", "fail", "inconclusive", "informational", "refused"]
-"""`informational`: told and not judged; `refused`: the margin asks for more than the data can show."""
+"""`informational`: told and not judged; `refused`: the margin asks for more than the data can show, or what was asked
+is wrong."""
 
 EXIT_CODES: dict[Outcome, int] = {"pass": 0, "fail": 3, "inconclusive": 0, "informational": 0, "refused": 2}
 STRICT = 4

@@ -60,6 +60,12 @@ class LatencyRule(Rule):
     max: Milliseconds = None
     workload: Cell = Cell()
 
+    @model_validator(mode="after")
+    def _has_a_slowdown_for_its_floor(self) -> Self:
+        if self.floor is not None and self.max_slowdown is None:
+            raise ValueError("floor changes nothing without max_slowdown; give both or neither (floor: null)")
+        return self
+
 
 class SizeRule(Rule):
     """Bytes, on disk or of memory at its peak."""

@@ -18,7 +18,7 @@ from kdc.tasks.text import TextEncoder
 STEPS, CHUNK = (32, 128, 512), 8
 """Points on the way of integrated gradients, as many as it takes, and how many go through the model at once."""
 INCOMPLETE = 0.01
-"""What the shares may miss of their sum."""
+"""What the shares may miss of their sum before the record says so."""
 PATCHES = 16
 """Pixels are summed into patches where a picture has more of them on a side."""
 
@@ -27,20 +27,32 @@ Evidence = Callable[[Tensor], Tensor]
 """Points `[points, ...]` in the input space of one row -> how strongly each speaks for the answer, `[points]`."""
 
 
-def attribute(built: Built, task: Task, rows: Examples, answers: Sequence[Any], method: str) -> list[Pieces]:
-    """For each row, the pieces of its input with their share in the evidence for `answers[row]`, signed.
+def attribute(
+    built: Built, task: Task, rows: Examples, answers: Sequence[Any], method: str
+) -> tuple[list[Pieces], list[str]]:
+    """For each row, the pieces of its input with their share in the evidence for `answers[row]`, signed; and notes.
 
     `integrated_gradients` (Sundararajan et al. 2017, equation 1) add up to the evidence for the input less that for
     nothing: an all-zero embedding, a black picture. `input_x_gradient` (Shrikumar et al. 2016) costs one backward pass.
+    The notes say where a method did not come to what it promises.
     """
     built.model.eval().requires_grad_(False)
     (graph,) = task.graphs(built.model, built.encoder, rows.select([0, 0]))
-    return [
+    found = [
         _attribute_row(built, task, graph, rows.select([row]), answer, method) for row, answer in enumerate(answers)
     ]
+    notes = []
+    if gaps := [gap for _, gap in found if gap > INCOMPLETE]:
+        notes.append(
+            f"in {len(gaps)} of {len(found)} rows the shares miss up to {max(gaps):.1%} of the evidence that they "
+            f"should add up to, after {STEPS[-1]} steps"
+        )
+    return [pieces for pieces, _ in found], notes
 
 
-def _attribute_row(built: Built, task: Task, graph: Graph, row: Examples, answer: Any, method: str) -> Pieces:
+def _attribute_row(
+    built: Built, task: Task, graph: Graph, row: Examples, answer: Any, method: str
+) -> tuple[Pieces, float]:
     encoded = built.encoder.encode(row)
     batch = {name: torch.from_numpy(values) for name, values in built.encoder.collate(encoded).items()}
     names = [port.name for port in graph.signature.outputs]
@@ -59,33 +71,38 @@ def _attribute_row(built: Built, task: Task, graph: Graph, row: Examples, answer
                 return evidence(**{name: tensor.expand(len(points), -1) for name, tensor in batch.items()})
 
         point = embedding(batch["input_ids"])[0]
-        found = METHODS[method](of_embeddings, point, torch.zeros_like(point))
-        return _pieces(built.encoder.pieces(encoded[0]), found.sum(-1))
+        found, gap = METHODS[method](of_embeddings, point, torch.zeros_like(point))
+        return _pieces(built.encoder.pieces(encoded[0]), found.sum(-1)), gap
     black = built.encoder.encode(Examples({"image": [np.zeros_like(row["image"][0])]}, row.labels))
     nothing = torch.from_numpy(built.encoder.collate(black)["pixel_values"])[0]
-    found = METHODS[method](lambda points: evidence(pixel_values=points), batch["pixel_values"][0], nothing)
+    found, gap = METHODS[method](lambda points: evidence(pixel_values=points), batch["pixel_values"][0], nothing)
     patches = _patches(found.sum(0).numpy())
     places = [f"{line},{column}" for line in range(patches.shape[0]) for column in range(patches.shape[1])]
-    return _pieces(places, torch.from_numpy(patches.ravel()))
+    return _pieces(places, torch.from_numpy(patches.ravel())), gap
 
 
-def input_x_gradient(evidence: Evidence, point: Tensor, nothing: Tensor) -> Tensor:
-    """The gradient at the input times the way from nothing to it: the change to first order on taking a piece away."""
-    return (point - nothing) * _gradients(evidence, point[None])[0]
+def input_x_gradient(evidence: Evidence, point: Tensor, nothing: Tensor) -> tuple[Tensor, float]:
+    """The gradient at the input times the way from nothing to it: the change to first order on taking a piece away.
+
+    These shares need not add up to anything: their gap is 0.
+    """
+    return (point - nothing) * _gradients(evidence, point[None])[0], 0.0
 
 
-def integrated_gradients(evidence: Evidence, point: Tensor, nothing: Tensor) -> Tensor:
+def integrated_gradients(evidence: Evidence, point: Tensor, nothing: Tensor) -> tuple[Tensor, float]:
     """The mean gradient on the straight way from `nothing` to the input, times the way; Gauss-Legendre quadrature.
 
-    The way is walked in finer steps until the shares add up to what they must.
+    The way is walked in finer steps until the shares add up to what they must, or to the last of `STEPS`; the gap is
+    what they still miss, as a share of the evidence (of 1 where that is less).
     """
     with torch.no_grad():
         before, after = evidence(torch.stack([nothing, point])).tolist()
     for steps in STEPS:
         found = (point - nothing) * _mean_gradient(evidence, point, nothing, steps)
-        if abs(float(found.sum()) - (after - before)) <= INCOMPLETE * max(abs(after - before), 1.0):
+        gap = abs(float(found.sum()) - (after - before)) / max(abs(after - before), 1.0)
+        if gap <= INCOMPLETE:
             break
-    return found
+    return found, gap
 
 
 def _mean_gradient(evidence: Evidence, point: Tensor, nothing: Tensor, steps: int) -> Tensor:
@@ -116,7 +133,7 @@ def _pieces(names: Sequence[str], values: Tensor) -> Pieces:
     return [(name, float(f"{value:.5g}")) for name, value in zip(names, values.tolist(), strict=True)]
 
 
-METHODS: dict[str, Callable[[Evidence, Tensor, Tensor], Tensor]] = {
+METHODS: dict[str, Callable[[Evidence, Tensor, Tensor], tuple[Tensor, float]]] = {
     "input_x_gradient": input_x_gradient,
     "integrated_gradients": integrated_gradients,
 }

@@ -28,7 +28,7 @@ def warm_up(call: Call, clock: Clock, *, seconds: float) -> bool:
     deadline = time.perf_counter() + seconds
     while len(taken) < MOST_WARM_UP_CALLS:
         taken.append(clock.milliseconds(call))
-        window = _window(taken[-1])
+        window = window_calls(taken[-1])
         if len(taken) >= 2 * window:
             before, last = median(taken[-2 * window : -window]), median(taken[-window:])
             if abs(last - before) <= STEADY_WITHIN * before:
@@ -47,5 +47,6 @@ def time_calls(call: Call, clock: Clock, *, calls: int, seconds: float) -> list[
     return samples
 
 
-def _window(milliseconds: float) -> int:
+def window_calls(milliseconds: float) -> int:
+    """Calls in a window of the warm-up, of which a call that is steady at once needs two."""
     return max(1, min(WINDOW_CALLS, math.ceil(1000 * WINDOW_SECONDS / milliseconds)))

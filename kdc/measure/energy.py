@@ -41,9 +41,10 @@ class RaplMeter:
 class NvmlMeter:
     """The card's energy since its driver was loaded (millijoules), as NVML counts it."""
 
-    def __init__(self, nvml: Any) -> None:
+    def __init__(self, nvml: Any, uuid: str) -> None:
         nvml.nvmlInit()
-        self._read = lambda: nvml.nvmlDeviceGetTotalEnergyConsumption(nvml.nvmlDeviceGetHandleByIndex(0))
+        card = nvml.nvmlDeviceGetHandleByUUID(uuid)
+        self._read = lambda: nvml.nvmlDeviceGetTotalEnergyConsumption(card)
         self._read()
 
     def start(self) -> None:
@@ -66,9 +67,14 @@ def _nvml() -> NvmlMeter | None:
         nvml = importlib.import_module("pynvml")
     except ImportError:
         return None
+    import torch  # what computes on `cuda` has it loaded
+
+    # NVML numbers all cards in the order of their slots, CUDA those that CUDA_VISIBLE_DEVICES leaves, in an order of
+    # its own: only the card's id is the same to both.
+    uuid = torch.cuda.get_device_properties(torch.cuda.current_device()).uuid
     try:
-        return NvmlMeter(nvml)
-    except nvml.NVMLError:  # no driver, or a card that does not count
+        return NvmlMeter(nvml, f"GPU-{uuid}")
+    except nvml.NVMLError:  # no driver, or a card (a part of one, too) that does not count
         return None
 
 

@@ -14,7 +14,7 @@ from kdc.measure.processes import LIMIT_SECONDS
 from kdc.measure.rounds import Contender, Progress, Rounds, timed_rounds
 from kdc.measure.settings import BenchConfig
 from kdc.measure.statistics import paired_ratio, percentile
-from kdc.measure.workloads import Workload
+from kdc.measure.workloads import Workload, spelled
 from kdc.record import Latency, Memory, Timing, Versus
 
 UNSTEADY = 1 / 3
@@ -26,9 +26,10 @@ class VariantTiming:
     """What the workers of one variant said, ready for its place in the record."""
 
     latency: list[Latency]
-    memory: Memory
-    load_seconds: float
-    first_call_ms: float | None
+    memory: Memory | None = None
+    load_seconds: float | None = None
+    first_call_ms: float | None = None
+    """Of the first workload alone: what comes after it finds the process warm."""
     notes: list[str] = field(default_factory=list)
 
 
@@ -42,11 +43,14 @@ def time_variants(
 ) -> dict[str, VariantTiming]:
     """Time every contender in `bench.rounds` common rounds and hold each against those that it names.
 
-    The machine is held from the first worker to the last. A worker that fails, dies or takes longer than
-    `worker_seconds` is a KdcError.
+    The machine is held from the first worker to the last. A contender whose worker fails, dies or takes longer than
+    `worker_seconds` must not cost the others their timing: it has no latency then, and a note says why. KdcError where
+    the others would have nothing left to be held against.
     """
     with timed_rounds(contenders, bench, progress=progress, notify=notify, worker_seconds=worker_seconds) as rounds:
-        rounds.more(bench.rounds)
+        rounds.more(bench.rounds, dropping=True)
+    for name in rounds.dropped:
+        notify(f"{name}: {rounds.notes[name][-1]}")
     timings = {name: _summary(rounds, name) for name in contenders}
     for name, contender in contenders.items():
         for latency in timings[name].latency:
@@ -67,6 +71,8 @@ def how_timed(contenders: Sequence[str], bench: BenchConfig, *, seconds: float, 
 
 
 def _summary(rounds: Rounds, name: str) -> VariantTiming:
+    if name in rounds.dropped:
+        return VariantTiming([], notes=rounds.notes[name])
     answers = rounds.answers[name]
     calls = [answer["first_call_ms"] for answer in answers if answer["first_call_ms"] is not None]
     return VariantTiming(
@@ -105,8 +111,7 @@ def _unsteady(rounds: Rounds, name: str) -> list[str]:
     for workload in rounds.workloads[name]:
         restless = sum(not process["steady"] for process in rounds.timed(name, workload))
         if restless > UNSTEADY * rounds.count:
-            at = ", ".join(f"{key} {value}" for key, value in workload.items())
-            said.append(f"{at} ({restless} of {rounds.count} processes)")
+            said.append(f"{spelled(workload)} ({restless} of {rounds.count} processes)")
     return [f"not steady after its warm-up at: {'; '.join(said)}"] if said else []
 
 

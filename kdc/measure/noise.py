@@ -11,10 +11,10 @@ from pydantic import BaseModel, ValidationError
 
 from kdc import machine
 from kdc.errors import KdcError
+from kdc.files import write_atomically
 from kdc.measure.decision import LOOKS, judge
 from kdc.measure.rounds import Contender, Progress, timed_rounds
 from kdc.measure.settings import BenchConfig
-from kdc.record import write_atomically
 
 LOOK_CONFIDENCE = 1 - 0.05 / len(LOOKS)
 FEWEST_ROUNDS = 6
@@ -47,13 +47,18 @@ def measure_floor(
     progress: Progress = lambda done, total, now: None,
     notify: Callable[[str], None] = print,
 ) -> NoiseFloor:
-    """Time `contender` against itself on the first workload of `bench`, in as many `rounds` as a gate's last look."""
+    """Time `contender` against itself on the first workload of `bench`, as a gate does and in at most its rounds.
+
+    How long and how often is the gate's: only batch, length and threads are `bench`'s.
+    """
     from kdc.export.artifact import Artifact
 
     if rounds < FEWEST_ROUNDS:
         raise KdcError(f"{rounds} rounds bound no noise", f"take at least {FEWEST_ROUNDS}")
+    if rounds > LOOKS[-1]:
+        raise KdcError(f"a gate has no {rounds} rounds to tell differences from noise", f"take at most {LOOKS[-1]}")
     artifact = Artifact.open(contender.path, contender.plugins)
-    one = bench.model_copy(update={"batches": bench.batches[:1], "lengths": bench.lengths[:1], "rows": 0})
+    one = BenchConfig.of_gate(batch=bench.batches[0], length=bench.lengths[0], threads=bench.threads)
     twice = {"A": contender, "A again": contender}
     with timed_rounds(twice, one, progress=progress, notify=notify) as timed:
         timed.more(rounds)

@@ -29,13 +29,16 @@ _KILLED = -9
 
 
 def worker_environment(threads: int) -> dict[str, str]:
-    """This process' environment with the threads of the numeric libraries set and its import path handed on."""
+    """This process' environment with the threads of the numeric libraries set and its import path handed on.
+
+    Not so what that path has only because of where this process happens to be: `''` and relative entries.
+    """
     return {
         **machine.unshared_environment(),
         **dict.fromkeys(_THREAD_COUNTS, str(threads)),
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1",
-        "PYTHONPATH": os.pathsep.join(str(Path(entry).resolve()) for entry in sys.path),
+        "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if Path(entry).is_absolute()),
     }
 
 

@@ -51,7 +51,8 @@ def typos(text: str, generator: np.random.Generator) -> str:
 def _mistyped(word: str, generator: np.random.Generator) -> str:
     at, kind = int(generator.integers(1, len(word) - 2)), int(generator.integers(3))
     before, here, after, rest = word[:at], word[at], word[at + 1], word[at + 2 :]
-    return before + (after + here, after, here + here + after)[kind] + rest
+    swapped = after + here if after != here else here  # two that are alike cannot be swapped: one is dropped
+    return before + (swapped, after, here + here + after)[kind] + rest
 
 
 def case(text: str, generator: np.random.Generator) -> str:

@@ -18,6 +18,7 @@ import numpy as np
 
 from kdc import machine
 from kdc.data.examples import Examples
+from kdc.errors import KdcError
 from kdc.measure import machine_lock
 from kdc.measure.processes import LIMIT_SECONDS, run_worker
 from kdc.measure.rows import spread, write_rows
@@ -42,7 +43,10 @@ class Contender:
 
 
 class Rounds:
-    """Contenders, their workloads, and what their workers have answered so far: one answer a round, by name."""
+    """Contenders, their workloads, and what their workers have answered so far: one answer a round, by name.
+
+    What was `dropped` has no answers and no workloads; its `notes` say why.
+    """
 
     def __init__(
         self,
@@ -56,6 +60,9 @@ class Rounds:
         self.workloads: dict[str, list[Workload]] = {}
         self.notes: dict[str, list[str]] = {}
         self.answers: dict[str, list[dict[str, Any]]] = {name: [] for name in contenders}
+        self.dropped: list[str] = []
+        held_against = {other for name, each in contenders.items() for other in each.against if other != name}
+        self._needed = held_against or set(contenders)
         self._progress, self._worker_seconds = progress, worker_seconds
         self._jobs = {
             name: self._job(name, contender, bench, scratch / f"{number}.npz")
@@ -90,13 +97,33 @@ class Rounds:
         """Rounds so far."""
         return min(len(answers) for answers in self.answers.values())
 
-    def more(self, rounds: int) -> None:
-        """Run further rounds; KdcError if a worker fails, dies or hangs."""
+    def more(self, rounds: int, *, dropping: bool = False) -> None:
+        """Run further rounds; KdcError if a worker fails, dies or hangs.
+
+        With `dropping`, a contender whose worker does is left out instead, for as long as one is left of those that
+        others are held against (where none is, one of all).
+        """
         names, first = list(self._jobs), self.count
         schedule = [name for round_ in range(first, first + rounds) for name in rotated(names, round_)]
         for done, name in enumerate(schedule):
+            if name in self.dropped:
+                continue
             self._progress(done, len(schedule), name)
-            self.answers[name].append(run_worker(self._jobs[name], name=name, seconds=self._worker_seconds))
+            try:
+                answer = run_worker(self._jobs[name], name=name, seconds=self._worker_seconds)
+            except KdcError as error:
+                if not dropping or self._needed <= {*self.dropped, name}:
+                    raise
+                self._drop(name, error)
+            else:
+                self.answers[name].append(answer)
+
+    def _drop(self, name: str, error: KdcError) -> None:
+        """What it answered in earlier rounds goes too: the others' medians are over rounds that it was not in."""
+        del self._jobs[name], self.answers[name]
+        self.dropped.append(name)
+        self.workloads[name] = []
+        self.notes[name].append(f"NOT TIMED: {str(error).removeprefix(f'timing {name}: ')}")
 
     def timed(self, name: str, workload: Workload) -> list[dict[str, Any]]:
         """What each round's worker said of one workload: `samples` in milliseconds, `steady`, `joules` a call."""

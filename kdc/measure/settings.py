@@ -1,5 +1,7 @@
 """The YAML of `bench`: what is timed, and how long. No torch."""
 
+from __future__ import annotations
+
 from pydantic import Field, PositiveInt
 
 from kdc.registry import Component
@@ -23,3 +25,8 @@ class BenchConfig(Component):
     rows: int = Field(default=16, ge=0)
     threads: PositiveInt | None = None
     """Threads a process may use; none: all cores."""
+
+    @classmethod
+    def of_gate(cls, *, batch: int, length: int, threads: int | None) -> BenchConfig:
+        """What a gate times with, and so what the noise floor that it is held to is taken with: one workload."""
+        return cls(name="gate", batches=[batch], lengths=[length], rows=0, threads=threads)

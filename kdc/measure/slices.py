@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,8 @@ from kdc.errors import KdcError
 from kdc.tasks.base import Task
 
 FEW_NUMBERS, MOST_VALUES = 12, 50
-"""Columns of more different numbers are cut into ranges; more values would cut too thin, and may be users' texts."""
+"""Columns of more different numbers are cut into ranges. More values would cut too thin and may be users' texts, as
+may few where most stand in one row only: their names would carry them into every output."""
 
 
 @dataclass(frozen=True)
@@ -29,22 +31,31 @@ def cut(task: Task, examples: Examples, columns: Sequence[str]) -> list[Slice]:
 
     Columns of many numbers are cut at their quartiles, others by value. What leaves all rows in one group is left out.
     """
-    cuts = [_by_value(by, groups) for by, groups in task.groups(examples).items()]
+    cuts = {by: _by_value(by, groups) for by, groups in task.groups(examples).items()}
     if texts := [examples[name] for name in ("text", "text_pair") if name in examples]:
         lengths = np.array([sum(map(len, row)) for row in zip(*texts, strict=True)], dtype=np.float64)
-        cuts.append(_quartiles("length", lengths, " characters"))
-    cuts += [_by_column(column, examples.extras[column]) for column in columns]
-    return [part for parts in cuts if len(parts) > 1 for part in parts]
+        cuts["length"] = _quartiles("length", lengths, " characters")
+    for column in columns:
+        if column in cuts:
+            raise KdcError(
+                f"report.slices: rows are cut by '{column}' already",
+                "leave it out, or call the column otherwise in the data",
+            )
+        cuts[column] = _by_column(column, examples.extras[column])
+    return [part for parts in cuts.values() if len(parts) > 1 for part in parts]
 
 
 def _by_column(column: str, values: Sequence[str]) -> list[Slice]:
-    distinct = len(set(values))
-    if distinct > FEW_NUMBERS and (numbers := _numbers(values)) is not None:
+    rows_of = Counter(values)
+    alone = sum(rows == 1 for rows in rows_of.values())
+    thin = len(rows_of) > MOST_VALUES or alone > len(rows_of) / 2
+    if (thin or len(rows_of) > FEW_NUMBERS) and (numbers := _numbers(values)) is not None:
         return _quartiles(column, numbers)
-    if distinct > MOST_VALUES:
+    if thin:
         raise KdcError(
-            f"report.slices: column '{column}' has {distinct:,} values in {len(values):,} test rows",
-            f"name columns of numbers, or of at most {MOST_VALUES} values",
+            f"report.slices: column '{column}' has {len(rows_of):,} values in {len(values):,} test rows, "
+            f"{alone:,} of them in one row only",
+            f"name columns of numbers, or of at most {MOST_VALUES} values that rows share",
         )
     return _by_value(column, values)
 

@@ -31,8 +31,9 @@ def run_job(job: dict[str, Any]) -> dict[str, Any]:
     """Load `job["artifact"]`, time its `workloads` and its `rows` end to end.
 
     A job holds: artifact, plugins, threads, workloads `[{batch, length?}]`, calls, seconds, rows (.npz or null).
-    Returns load_seconds, first_call_ms, idle/loaded/peak_rss_bytes, peak_gpu_bytes and a list `timed`, in the order of
-    the workloads and then the rows: `{samples (milliseconds), steady, joules (a call, or null)}`.
+    Returns load_seconds, first_call_ms (of the first workload only: the others find the process warm),
+    idle/loaded/peak_rss_bytes, peak_gpu_bytes and a list `timed`, in the order of the workloads and then the rows:
+    `{samples (milliseconds), steady, joules (a call, or null)}`.
     """
     _pin(job["threads"])
     idle, _ = resident_bytes()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -39,6 +40,16 @@ def _lengths(artifact: Artifact, bench: BenchConfig) -> tuple[list[int | None], 
     skipped = [str(length) for length in bench.lengths if length > limit]
     notes = [f"not timed at length {', '.join(skipped)}: the model takes at most {limit}"] if skipped else []
     return [length for length in bench.lengths if length <= limit], notes
+
+
+def spelled(workload: Mapping[str, Any], *, threads: bool = False) -> str:
+    """`batch 1 x 32 tokens`, `batch 8`, `100 rows end to end`; with `threads` also `on 2 threads`, where it says."""
+    if workload.get("end_to_end"):
+        said = f"{workload['rows']} rows end to end"
+    else:
+        said = f"batch {workload['batch']}" + (f" x {workload['length']} tokens" if "length" in workload else "")
+    count = workload.get("threads") if threads else None
+    return f"{said} on {count} thread{'s' if count != 1 else ''}" if count else said
 
 
 def end_to_end(rows: int, threads: int) -> Workload:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kdc.measure.workloads import spelled
 from kdc.record import Latency, RunRecord, Variant
 from kdc.report import table
+from kdc.report.console import plain_table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -16,6 +18,7 @@ def print_bench(record: RunRecord, console: Console) -> None:
     from rich.text import Text
 
     console.print(_artifacts(record))
+    console.print()
     console.print(_latencies(record))
     if len(record.variants) > 1 and record.verdict:
         console.print(Text(record.verdict, style="bold"))
@@ -26,7 +29,7 @@ def print_bench(record: RunRecord, console: Console) -> None:
 def _artifacts(record: RunRecord) -> Table:
     from rich.text import Text
 
-    shown = _table("artifact", "runtime", right=("size", "load s", "first ms", "memory"))
+    shown = plain_table(("artifact", "runtime", "size", "load s", "first ms", "memory"), left=range(2))
     for variant in record.variants:
         shown.add_row(
             Text(variant.name),
@@ -45,10 +48,10 @@ def _latencies(record: RunRecord) -> Table:
 
     every = [latency for variant in record.variants for latency in variant.latency]
     percentiles = [name for name in ("p90", "p99") if any(getattr(latency, f"{name}_ms") for latency in every)]
-    right = ("p50 ms", "speed-up", *(f"{name} ms" for name in percentiles), "per second")
-    shown = _table("workload", right=right)
+    head = ("workload", "p50 ms", "speed-up", *(f"{name} ms" for name in percentiles), "per second")
+    shown = plain_table(head, left=range(1))
     for workload in table.workloads(record):
-        shown.add_row(Text(table.workload(workload), style="bold"))
+        shown.add_row(Text(spelled(workload), style="bold"))
         for variant in record.variants:
             if latency := table.latency_at(variant, workload):
                 shown.add_row(
@@ -73,15 +76,3 @@ def _pace(record: RunRecord, variant: Variant, latency: Latency) -> str:
 
 def _number(value: float | None) -> str:
     return table.MISSING if value is None else table.significant(value)
-
-
-def _table(left: str, *more: str, right: tuple[str, ...]) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    for header in (left, *more):
-        shown.add_column(header, overflow="fold")
-    for header in right:
-        shown.add_column(header, justify="right")
-    return shown

@@ -1,7 +1,8 @@
-"""What a run prints at its end: the table of variants, the verdict, and where the report is."""
+"""What a run prints at its end: the table of variants, the verdict, and where the report is. How tables look."""
 
 from __future__ import annotations
 
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,10 +11,9 @@ from kdc.report.table import Cell, headers, rows
 from kdc.report.verdict import verdict
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import Console
+    from rich.table import Table
     from rich.text import Text
-
-LEFT = frozenset({"variant", "runtime"})
 
 
 def print_report(record: RunRecord, console: Console, *, report: Path | None = None) -> None:
@@ -30,14 +30,22 @@ def print_report(record: RunRecord, console: Console, *, report: Path | None = N
         console.print(Text(f"report: {report}"), soft_wrap=True)
 
 
-def variants_table(record: RunRecord) -> RenderableType:
-    """One row a variant, in 80 columns: the passes stand below the model, an interval below its number."""
+def plain_table(head: Sequence[str | Text], *, left: Container[int]) -> Table:
+    """No rows yet, in the look that all results share; columns whose number is not in `left` hold numbers."""
     from rich import box
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True, header_style="bold")
-    for header in _merged(headers(record)):
-        table.add_column(_styled(header), justify="left" if header.main in LEFT else "right", overflow="fold")
+    for number, name in enumerate(head):
+        shown = Text(name) if isinstance(name, str) else name
+        table.add_column(shown, justify="left" if number in left else "right", overflow="fold")
+    return table
+
+
+def variants_table(record: RunRecord) -> Table:
+    """One row a variant, in 80 columns: the passes stand below the model, an interval below its number."""
+    table = plain_table([_styled(header) for header in _merged(headers(record))], left=range(2))
     for row in rows(record):
         table.add_row(*(_styled(cell) for cell in _merged(row)))
     return table

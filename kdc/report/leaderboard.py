@@ -12,6 +12,7 @@ from kdc.errors import KdcError
 from kdc.record import RunRecord, Variant
 from kdc.report import table
 from kdc.report.charts import pareto
+from kdc.report.console import plain_table
 from kdc.report.table import Cell
 from kdc.report.verdict import verdict
 
@@ -154,17 +155,23 @@ def print_leaderboard(records: Mapping[str, RunRecord], console: Console, *, rep
 
 
 def leaderboard_table(entries: Sequence[Entry]) -> Table:
-    """For the console."""
-    from rich import box
-    from rich.table import Table
+    """For the console's 80 columns: short names of runs and settings, and a status only where one failed."""
     from rich.text import Text
 
-    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
-    left = 2 + len(keys(entries))
-    for number, header in enumerate(headers(entries)):
-        shown.add_column(header, justify="left" if number < left else "right", overflow="fold")
-    for row in rows(entries):
-        shown.add_row(*(Text(ranked.cell.main) for ranked in row))
+    settings = keys(entries)
+    last = [key.rpartition(".")[2] for key in settings]
+    head = ["run", *(last if len(set(last)) == len(last) else settings), *headers(entries)[1 + len(settings) :]]
+    body = [[ranked.cell.main for ranked in row] for row in rows(entries)]
+    for row, name in zip(body, _short_names([entry.folder for entry in entries]), strict=True):
+        row[0] = name
+    left = 2 + len(settings)
+    if all(entry.record.run.status == "ok" for entry in entries):
+        left -= 1
+        for row in [head, *body]:
+            del row[left]
+    shown = plain_table(head, left=range(left))
+    for row in body:
+        shown.add_row(*map(Text, row))
     return shown
 
 

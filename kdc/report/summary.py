@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from kdc.measure.workloads import spelled
 from kdc.record import Comparison, MetricValue, RunRecord, Variant
 from kdc.report import table
 from kdc.report.table import Cell
@@ -61,7 +62,7 @@ def _faster(record: RunRecord, final: Variant) -> Tile | None:
     if latency is None or wanted is None or faster is None:
         return None
     interval = table.times_interval(faster.ci95)
-    detail = f"{f'{interval}; ' if interval else ''}{table.significant(latency.p50_ms)} ms at {table.workload(wanted)}"
+    detail = f"{f'{interval}; ' if interval else ''}{table.significant(latency.p50_ms)} ms at {spelled(wanted)}"
     fair = fair_baseline(record, final)
     if fair and (same := table.versus(latency, fair.name)):
         detail += f"; {table.times(same.ratio)} against the teacher in {final.runtime}"

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from kdc.measure.workloads import spelled
 from kdc.record import Latency, MetricValue, Quality, RunRecord, Variant, Versus
 
 MISSING = "-"
@@ -33,9 +34,12 @@ def score_interval(name: str, ci95: tuple[float, float] | None) -> str:
 
 def change(name: str, difference: float) -> str:
     """A difference of two scores, signed: `−1.3 points` for shares, `−0.021` for everything else."""
-    if is_share(name):
-        return f"{signed(100 * difference, 1)} points"
-    return signed(difference, 3)
+    return f"{points(difference)} points" if is_share(name) else signed(difference, 3)
+
+
+def points(difference: float) -> str:
+    """A difference of two shares in percentage points: `−1.3`."""
+    return signed(100 * difference, 1)
 
 
 def signed(value: float, decimals: int) -> str:
@@ -91,19 +95,9 @@ def seconds(value: float) -> str:
     return f"{value:.0f} s" if value < 120 else f"{value / 60:.1f} min"
 
 
-def workload(latency_workload: Mapping[str, Any]) -> str:
-    """`batch 1 x 32 tokens`, `batch 8`, `100 rows end to end`."""
-    if latency_workload.get("end_to_end"):
-        return f"{latency_workload['rows']} rows end to end"
-    batch = f"batch {latency_workload['batch']}"
-    return f"{batch} x {latency_workload['length']} tokens" if "length" in latency_workload else batch
-
-
-def short_workload(latency_workload: Mapping[str, Any]) -> str:
-    """`1 x 32` where a column is narrow; a workload without a length as `workload` has it."""
-    if "length" in latency_workload:
-        return f"{latency_workload['batch']} x {latency_workload['length']}"
-    return workload(latency_workload)
+def short_workload(workload: Mapping[str, Any]) -> str:
+    """`1 x 32` where a column is narrow; a workload without a length as it is spelled anywhere."""
+    return f"{workload['batch']} x {workload['length']}" if "length" in workload else spelled(workload)
 
 
 def model_name(variant: Variant) -> str:
@@ -173,7 +167,7 @@ def latency_grid(record: RunRecord) -> tuple[list[Cell], list[list[Cell]]]:
     timed = [variant for variant in record.variants if variant.latency]
     names = [Cell(model_name(v), f"{v.runtime} {v.precision}") for v in timed]
     return [Cell("workload"), *names], [
-        [Cell(workload(wanted)), *(_timed(latency_at(variant, wanted), record.baseline) for variant in timed)]
+        [Cell(spelled(wanted)), *(_timed(latency_at(variant, wanted), record.baseline) for variant in timed)]
         for wanted in workloads(record)
     ]
 

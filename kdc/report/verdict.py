@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
+from kdc.measure.workloads import spelled
 from kdc.record import RunRecord, Variant, Versus
 from kdc.report import table
 
@@ -82,7 +80,7 @@ def _speed(record: RunRecord, final: Variant) -> str:
     latency = table.latency_at(final, wanted)
     if latency is None or wanted is None:
         return ""
-    at = f"at {table.workload(wanted)}{_threads(wanted)}{_few_rounds(record)}"
+    at = f"at {spelled(wanted, threads=True)}{_few_rounds(record)}"
     reference, fair = table.baseline(record), fair_baseline(record, final)
     clauses = [
         _pace(against, other)
@@ -116,11 +114,6 @@ def _size(record: RunRecord, final: Variant) -> str:
     if 0.99 < ratio < 1.01:
         return "is as large"
     return f"is {table.times(ratio)} smaller" if ratio > 1 else f"is {table.times(1 / ratio)} larger"
-
-
-def _threads(workload: Mapping[str, Any]) -> str:
-    count = workload.get("threads")
-    return f" on {count} thread{'s' if count != 1 else ''}" if count else ""
 
 
 def _few_rounds(record: RunRecord) -> str:

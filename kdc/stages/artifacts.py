@@ -96,7 +96,8 @@ def attributions_step(model: Published, data: Data, rows: Examples, answers: Seq
         from kdc.measure.attribution import attribute
         from kdc.models.build import load_model
 
-        found = attribute(load_model(model.path / MODEL, data.task), data.task, rows, answers, method)
+        found, notes = attribute(load_model(model.path / MODEL, data.task), data.task, rows, answers, method)
+        note(folder, notes=notes)
         (folder / ATTRIBUTIONS).write_text(json.dumps(found) + "\n", encoding="utf-8")
 
     parts = {
@@ -106,7 +107,7 @@ def attributions_step(model: Published, data: Data, rows: Examples, answers: Seq
         "method": method,
         "packages": packages("torch", "transformers"),
     }
-    return Step("attributions", parts, build)
+    return Step("attributions", parts, build, version=2)
 
 
 def read_attributions(attributions: Published) -> list[list[tuple[str, float]]]:

@@ -96,11 +96,12 @@ def test_the_baseline_is_the_one_that_is_named(place: Path, tmp_path: Path, caps
 
 def test_noise_is_told_and_remembered(place: Path, capsys: Capture) -> None:
     assert known_floor(default_root()) is None
-    assert main(["bench", "--noise", str(place / "lookup.onnx"), *SHORT, "--rounds", "6"]) == 0
+    words = ["--rounds", "6", "--threads", "1", "--length", "8"]
+    assert main(["bench", "--noise", str(place / "lookup.onnx"), *words]) == 0
     floor = known_floor(default_root())
     assert floor is not None
     assert (floor.rounds, floor.runtime) == (6, "onnxruntime")
-    said = "lookup.onnx against itself, 6 rounds at batch 1 x 8 tokens: differences up to"
+    said = "lookup.onnx against itself, 6 rounds at batch 1 x 8 tokens on 1 thread: differences up to"
     assert capsys.readouterr().out.startswith(f"{said} {floor.floor:.1%} are noise on this machine")
 
 
@@ -152,6 +153,7 @@ def test_names_are_as_short_as_tells_them_apart(paths: list[str], names: list[st
         (["hf", "--json", "hf"], "cannot write hf; name a file in a folder that is"),
         (["hf", "lookup.onnx", "--noise"], "--noise times one artifact against itself; name one"),
         (["hf", "--noise", "--json", "floor.json"], "--json means nothing to --noise; leave one of them out"),
+        (["hf", "--noise", "--bench", "thorough"], "--bench means nothing to --noise; leave one of them out"),
         (["hf", "--noise", "--baseline", "hf"], "--baseline means nothing to --noise; leave one of them out"),
         (["lookup.onnx", "--baseline", "lokup.onnx", *SHORT], "--baseline: none is called 'lokup.onnx'; did you mean"),
         (["hf", "--data", "rows.csv", *SHORT], "--data: there is no file rows.csv"),

@@ -119,6 +119,27 @@ def test_no_row_of_a_user_gets_out(tmp_path: Path, baseline: Path, capsys: pytes
     assert not any("SECRET" in text for text in (captured.out, captured.err, *(file.read_text() for file in files)))
 
 
+def test_what_cannot_be_judged_is_said_in_every_file(
+    tmp_path: Path, baseline: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = ["--junit", tmp_path / "gate.xml", "--json", tmp_path / "gate.json", "--markdown", tmp_path / "gate.md"]
+    now = write_run(tmp_path / "now", answers())
+    assert gate(now, "--baseline", baseline, "acuracy.min=50%", *files) == 2
+    said = "acuracy: student.onnxruntime was not measured by that; did you mean 'accuracy'?"
+    assert capsys.readouterr().err == f"kdc: error: {said}\n"
+    suite = ElementTree.parse(tmp_path / "gate.xml").getroot()[0]
+    assert suite.attrib["errors"] == "1"
+    assert suite[0][0].attrib["message"] == said
+    summary = (tmp_path / "gate.md").read_text()
+    assert summary.startswith(
+        f"<!-- kdc-gate -->\n### ❌ kdc gate: refused\n\nThe gate cannot be judged ({now}): {said}"
+    )
+    assert json.loads((tmp_path / "gate.json").read_text())["outcome"] == "refused"
+    (tmp_path / "gate.xml").unlink()
+    assert gate(tmp_path / "nowhere", "--baseline", baseline, *files) == 2
+    assert "there is no record of a run in" in (tmp_path / "gate.xml").read_text()
+
+
 def test_one_row_of_the_test_set(tmp_path: Path) -> None:
     before = write_run(tmp_path / "before", TRUTH[:1])
     assert gate(before, "--baseline", before) == 0

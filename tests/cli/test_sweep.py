@@ -26,10 +26,11 @@ def test_flag_before_and_after(where: str, workdir: Path, pipeline: Calls, capsy
     table = capsys.readouterr().out
     assert table.count("8.1x") == 4
     assert table.count("87.6%") == 4
-    assert table.splitlines()[0].split()[:4] == ["run", "compress", "student.layers", "status"]
-    rows = [line.split()[:3] for line in table.splitlines()[2:6]]
-    names = [f"{i}-bert_tiny-layers" for i in range(4)]
-    assert rows == [[names[i], c, n] for i, (c, n) in enumerate([(c, n) for c in ("none", "int8") for n in "23"])]
+    assert table.splitlines()[0].split()[:4] == ["run", "compress", "layers", "accuracy"]
+    rows = [line.split()[:4] for line in table.splitlines()[2:6]]
+    words = [("none", "2"), ("none", "3"), ("int8", "2"), ("int8", "3")]
+    assert rows == [["run", str(number), *word] for number, word in enumerate(words)]
+    assert max(map(len, table.splitlines()[:6])) <= 80
     assert (folders[0].parent / "report.html").exists()
 
 
@@ -38,7 +39,7 @@ def test_a_failing_job_hides_no_other(workdir: Path, pipeline: Calls, capsys: Ca
     assert [call["config"].seed for call in pipeline] == [1, FAILS, CRASHES, EXITS, 2]
     out, err = capsys.readouterr()
     assert out.splitlines()[0].split()[:3] == ["run", "seed", "status"]
-    assert [line.split()[2] for line in out.splitlines()[2:7]] == ["ok", "ok", "failed", "failed", "failed"]
+    assert [line.split()[3] for line in out.splitlines()[2:7]] == ["ok", "ok", "failed", "failed", "failed"]
     assert "1-bert_tiny-layers: The run failed: the disk is full; free some" in out
     assert "2-bert_tiny-layers: The run failed: division by zero" in out
     assert "kdc: error: the disk is full; free some" in err

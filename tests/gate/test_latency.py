@@ -25,8 +25,9 @@ from tests.gates import NAME, WORKLOAD, answers, fake_timing, write_run
 __all__ = ["texts"]
 
 NOISE = NoiseFloor(
-    floor=0.08, rounds=8, workload={}, runtime="onnxruntime", precision="fp32", machine="m", measured_at="2030-01-02T03"
-)
+    floor=0.08, rounds=8, workload=WORKLOAD, runtime="onnxruntime", precision="fp32", machine="m",
+    measured_at="2030-01-02T03",
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -139,10 +140,39 @@ def test_a_margin_below_the_noise_is_refused(now: Path, baseline: Path, monkeypa
     monkeypatch.setattr(latency, "timed_rounds", never)
     (result,) = judged(now, baseline, noise=NOISE)
     assert result.outcome == "refused"
-    assert result.why.startswith("latency: a margin of 5.0% is below the noise of this machine, 8.0% (measured on 2030")
+    assert result.why.startswith(
+        "latency: a margin of 5.0% is below the noise of this machine, 8.0% (measured on 2030-01-02); ask for at least"
+    )
     monkeypatch.setattr(latency, "timed_rounds", fake_timing(10.0))
     assert judged(now, baseline, "latency.max_slowdown=9%", noise=NOISE)[0].outcome == "pass"
     assert judged(now, baseline, "latency.floor=1ms", noise=NOISE)[0].outcome == "pass"  # 10% of 10 ms
+
+
+@pytest.mark.parametrize(
+    ("changed", "seen"),
+    [
+        ({"runtime": "torch"}, "torch fp32 at batch 1 x 32 tokens on 2 threads"),
+        ({"precision": "int8"}, "onnxruntime int8 at batch 1 x 32 tokens on 2 threads"),
+        ({"workload": {**WORKLOAD, "threads": 1}}, "onnxruntime fp32 at batch 1 x 32 tokens on 1 thread"),
+        ({"workload": {**WORKLOAD, "length": 128}}, "onnxruntime fp32 at batch 1 x 128 tokens on 2 threads"),
+    ],
+)
+def test_noise_that_was_measured_with_something_else_is_said_to_be(
+    changed: dict[str, Any], seen: str, now: Path, baseline: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(latency, "timed_rounds", fake_timing(10.0))
+    noise = NOISE.model_copy(update=changed)
+    other = f"with {seen}, not with onnxruntime fp32 at batch 1 x 32 tokens on 2 threads"
+    (result,) = judged(now, baseline, noise=noise)
+    assert f"8.0% (measured on 2030-01-02 {other}); ask for" in result.why
+    said: list[str] = []
+    candidate = open_candidate(now)
+    rule = load_rules("default", ["latency.max_slowdown=9%"]).latency
+    assert rule is not None
+    latency_results(rule, candidate, open_baseline(baseline, candidate), Timer(noise, notify=said.append))
+    assert said == [f"the noise of this machine was measured {other}; again: kdc bench ARTIFACT --noise"]
+    latency_results(rule, candidate, open_baseline(baseline, candidate), Timer(NOISE, notify=said.append))
+    assert len(said) == 1
 
 
 def test_the_workload_is_the_runs_unless_the_rule_says(
@@ -166,7 +196,7 @@ def test_the_workload_is_the_runs_unless_the_rule_says(
         with pytest.raises(KeyError):
             judged(run, baseline, word)
     assert seen == [([1], [32], 2), ([8], [32], 1), ([4], [1], machine.threads())]
-    with pytest.raises(KdcError, match=r"was not timed in its run; name a latency.workload.batch"):
+    with pytest.raises(KdcError, match=r"was not timed in its run; name a latency.workload.batch, and for texts a lat"):
         judged(untimed, baseline)
 
 
@@ -209,3 +239,8 @@ def test_real_artifacts_in_real_processes(
     assert result.estimate > 0.5
     with pytest.raises(KdcError, match=r"cannot be timed: not timed at length 128: the model takes at most 32"):
         judged(now, baseline, "latency.workload.length=128")
+    record = RunRecord.load(now)
+    record.variants[0].latency = []
+    record.save(now / "record.json")
+    with pytest.raises(KdcError, match=r"cannot be timed: batch 4 is not .*, and for texts a latency.workload.length"):
+        judged(now, baseline, "latency.workload.batch=4")

@@ -49,6 +49,7 @@ def test_churn_without_a_drop_passes_only_a_margin_that_it_resolves(tmp_path: Pa
     now = write_run(tmp_path / "now", answers(wrong=200, moved=59))  # 118 of 2,000 rows: 5.9% churn
     (result,) = judged(now, baseline)
     assert result.outcome == "pass"
+    assert result.why == "accuracy stayed at 90.0% (95% bounds -0.90 to +0.90); 1.50 points are allowed"
     (result,) = judged(now, baseline, "primary.max_drop=0.5pp")
     assert result.outcome == "refused"
     assert result.why == (

@@ -62,6 +62,8 @@ def test_overrides() -> None:
         (["bytes.max=20mb"], "bytes.max: 'mb' is no unit for this; known: B, GB"),
         (["primary.max_drop=0.5%"], "primary.max_drop: '%' is no unit for this; known: pp"),
         (["primary.max_drop=-1pp"], "primary.max_drop: no such quantity as '-1pp'; write it like 0.5pp"),
+        (["latency={floor: 1ms, max: 3ms}"], "latency: floor changes nothing without max_slowdown; give both or"),
+        (["latency.max_slowdown=null", "latency.max=3ms"], "latency: floor changes nothing without max_slowdown;"),
         (["bytes.max_groth=1%"], "bytes.max_groth: no such key of bytes; did you mean 'max_growth'?"),
         (["latancy.max_slowdown=1%"], "latancy: no such rule; did you mean 'latency'?"),
         (["latency.workload.batch=0"], "latency.workload.batch: "),

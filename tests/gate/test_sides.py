@@ -131,6 +131,17 @@ def test_nothing_but_a_bundle_is_replaced(run: Path, tmp_path: Path) -> None:
     assert open_candidate(run)
 
 
+@pytest.mark.parametrize("place", [".", "..", "/"])
+def test_the_folder_one_is_in_is_not_replaced(
+    run: Path, tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(KdcError, match=r"is where you are, and a baseline replaces its folder; name a new folder"):
+        save_bundle(open_candidate(run), Path(place))
+    assert (tmp_path / "empty").is_dir()
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_place_that_cannot_be_written(run: Path, tmp_path: Path) -> None:
     (tmp_path / "locked").mkdir(mode=0o500)

@@ -38,20 +38,31 @@ def nvml(read):
     return SimpleNamespace(
         NVMLError=NVMLError,
         nvmlInit=lambda: None,
-        nvmlDeviceGetHandleByIndex=lambda index: index,
+        nvmlDeviceGetHandleByUUID=lambda uuid: uuid,
         nvmlDeviceGetTotalEnergyConsumption=read,
     )
 
 
-def test_a_gpus_counter_is_in_millijoules(monkeypatch):
-    counts = iter([0, 1000, 3500])
-    monkeypatch.setitem(sys.modules, "pynvml", nvml(lambda handle: next(counts)))
+@pytest.fixture
+def second_card(monkeypatch):
+    """The process computes on the card that CUDA shows it, which is no other's first."""
+    import torch
+
+    cards = [SimpleNamespace(uuid="11111111-aaaa"), SimpleNamespace(uuid="22222222-bbbb")]
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: cards[device])
+
+
+def test_a_gpus_counter_is_in_millijoules_and_that_of_the_card_that_computes(second_card, monkeypatch):
+    counts, read = iter([0, 1000, 3500]), []
+    monkeypatch.setitem(sys.modules, "pynvml", nvml(lambda handle: (read.append(handle), next(counts))[1]))
     meter = meter_for("cuda")
     meter.start()
     assert meter.joules() == 2.5
+    assert set(read) == {"GPU-22222222-bbbb"}
 
 
-def test_none_without_nvml_or_with_a_card_that_does_not_count(monkeypatch):
+def test_none_without_nvml_or_with_a_card_that_does_not_count(second_card, monkeypatch):
     monkeypatch.setitem(sys.modules, "pynvml", None)
     assert meter_for("cuda") is None
 

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -46,6 +47,26 @@ def test_real_artifacts_in_real_processes(text_artifacts, texts):
         name="x", stage="s", runtime="onnxruntime", precision="fp32", latency=timing.latency, memory=timing.memory,
         load_seconds=timing.load_seconds, first_call_ms=timing.first_call_ms,
     )  # fmt: skip
+
+
+def test_an_artifact_that_fails_does_not_cost_the_others_their_timing(text_artifacts, texts, tmp_path):
+    """For real: the graph of one is no graph."""
+    broken = tmp_path / "broken"
+    shutil.copytree(text_artifacts["onnxruntime"], broken)
+    (broken / "forward.onnx").write_bytes(b"nonsense")
+    paths = {"broken": broken, "whole": text_artifacts["onnxruntime"], "again": text_artifacts["onnxruntime"]}
+    contenders = {name: Contender(path, rows=texts, against=("broken", "whole")) for name, path in paths.items()}
+    said: list[str] = []
+    timings = time_variants(contenders, BENCH.model_copy(update={"rounds": 2}), notify=said.append)
+    failed = timings["broken"]
+    assert (failed.latency, failed.memory, failed.load_seconds, failed.first_call_ms) == ([], None, None, None)
+    assert failed.notes[-1].startswith("NOT TIMED: the process ended with exit code 1: ")
+    assert len(failed.notes[-1].splitlines()) == 1
+    assert said == [f"broken: {failed.notes[-1]}"]
+    for entry in timings["again"].latency:
+        assert [len(entry.samples), *(versus.against for versus in entry.versus)] == [2, "whole"]
+    with pytest.raises(KdcError, match=r"^timing broken: the process ended with exit code 1: "):
+        time_variants({"broken": Contender(broken)}, BENCH)
 
 
 def test_images_have_batches_and_no_lengths(image_artifacts, images):

@@ -31,12 +31,28 @@ def test_the_floor_is_the_margin_that_a_gate_would_need_to_pass_the_same_files(t
     assert len(job["workloads"]) == 1
 
 
+def test_a_floor_is_taken_with_the_gates_own_calls_and_seconds(text_artifacts, monkeypatch):
+    """A quieter way of timing would let margins pass that the gate cannot resolve."""
+    workers = Workers({"A": [1.0] * 6, "A again": [1.0] * 6}).install(monkeypatch)
+    long = BENCH.model_copy(update={"calls": 1000, "seconds": 60.0})
+    measure_floor(Contender(text_artifacts["onnxruntime"]), long, rounds=6)
+    gate = BenchConfig.of_gate(batch=1, length=8, threads=1)
+    assert {(job["calls"], job["seconds"], job["threads"]) for _, job in workers.jobs} == {
+        (gate.calls, gate.seconds, gate.threads)
+    }
+
+
 def test_rounds_that_bound_nothing_are_refused(text_artifacts):
     differences = np.linspace(-0.01, 0.01, FEWEST_ROUNDS)
     assert np.isfinite(judge(differences, 0.0, confidence=LOOK_CONFIDENCE).high)
     assert not np.isfinite(judge(differences[1:], 0.0, confidence=LOOK_CONFIDENCE).high)
     with pytest.raises(KdcError, match=r"5 rounds bound no noise; take at least 6"):
         measure_floor(Contender(text_artifacts["onnxruntime"]), BENCH, rounds=5)
+
+
+def test_more_rounds_than_a_gate_has_are_refused(text_artifacts):
+    with pytest.raises(KdcError, match=r"a gate has no 33 rounds .*; take at most 32"):
+        measure_floor(Contender(text_artifacts["onnxruntime"]), BENCH, rounds=33)
 
 
 def test_a_floor_is_remembered_for_its_machine(text_artifacts, tmp_path: Path, monkeypatch):

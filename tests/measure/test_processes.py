@@ -27,6 +27,19 @@ def test_threads_are_set_before_libraries_load_and_the_import_path_is_handed_on(
     assert subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout == "3\n"
 
 
+def test_the_working_folder_is_no_place_to_import_from(tmp_path, monkeypatch):
+    (tmp_path / "here.py").write_text("")
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "here_too.py").write_text("")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", ["", ".", "lib", *sys.path])
+    probe = "from importlib.util import find_spec; print(*map(find_spec, ('here', 'here_too')), bool(find_spec('kdc')))"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", probe], env=worker_environment(1), capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "None None True\n"
+
+
 def test_a_worker_that_is_killed_is_named(text_artifacts):
     """For real: the process is killed while it makes calls without end."""
     job = {**JOB, "artifact": str(text_artifacts["onnxruntime"]), "calls": 10**9, "seconds": 60}

@@ -57,6 +57,12 @@ def test_a_text_without_long_words_has_no_typos():
     assert PERTURBATIONS["typos"][1]("a b cde", np.random.default_rng(0)) == "a b cde"
 
 
+def test_every_typo_changes_its_word():
+    """Also where neighbours are alike, which swapped are what they were."""
+    for seed in range(50):
+        assert PERTURBATIONS["typos"][1]("aoooa", np.random.default_rng(seed)) in ("aooa", "aooooa")
+
+
 def test_case_changes_nothing_but_case(rows):
     after = perturb(rows, "case", seed=0)["text"]
     assert [text.lower() for text in after] == rows["text"]

@@ -53,6 +53,53 @@ def test_progress_counts_the_workers_of_what_was_asked_for(no_artifacts, monkeyp
     assert seen == [(0, 4, "a"), (1, 4, "b"), (2, 4, "b"), (3, 4, "a"), (0, 2, "a"), (1, 2, "b")]
 
 
+KILLED = KdcError("timing b: the process was killed", "out of memory?", exit_code=1)
+
+
+def test_what_fails_is_dropped_and_the_others_go_on(no_artifacts, monkeypatch):
+    workers = Workers({"a": [1.0] * 3, "b": [2.0, KILLED], "c": [3.0] * 3}).install(monkeypatch)
+    seen = []
+    contenders = {name: Contender(Path(name), against=("a",)) for name in "abc"}
+    with timed_rounds(contenders, BENCH, progress=lambda *step: seen.append(step)) as timed:
+        timed.more(3, dropping=True)
+    assert [name for name, _ in workers.jobs] == [*"abc", *"bca", *"ca"]
+    assert seen[-2:] == [(6, 9, "c"), (7, 9, "a")]
+    assert (timed.count, timed.dropped, timed.workloads) == (3, ["b"], {"a": [ONE], "b": [], "c": [ONE]})
+    assert timed.notes == {"a": [], "b": ["NOT TIMED: the process was killed; out of memory?"], "c": []}
+    np.testing.assert_allclose(timed.log_ratios("a", "c", ONE), np.log([3, 3, 3]))
+
+
+@pytest.mark.parametrize(
+    ("against", "failing", "raised"),
+    [
+        ({"a": (), "b": ("a",)}, "a", True),  # nothing is left to hold b against
+        ({"a": (), "b": ("a",)}, "b", False),
+        ({"a": ("a", "b"), "b": ("a", "b"), "c": ("a", "b")}, "a", False),  # b is left for that
+        ({"a": ("a", "b"), "b": ("a", "b"), "c": ("a", "b")}, "ab", True),
+        ({"a": (), "b": ()}, "a", False),  # side by side
+        ({"a": (), "b": ()}, "ab", True),
+        ({"a": ("a",)}, "a", True),
+    ],
+)
+def test_raises_when_nothing_is_left_to_hold_others_against(against, failing, raised, no_artifacts, monkeypatch):
+    Workers({name: [KILLED if name in failing else 1.0] for name in against}).install(monkeypatch)
+    contenders = {name: Contender(Path(name), against=others) for name, others in against.items()}
+    with timed_rounds(contenders, BENCH) as timed:
+        if raised:
+            with pytest.raises(KdcError, match=r"the process was killed; out of memory\?"):
+                timed.more(1, dropping=True)
+        else:
+            timed.more(1, dropping=True)
+            assert timed.dropped == list(failing)
+
+
+def test_nothing_is_dropped_unless_asked_for(no_artifacts, monkeypatch):
+    """A gate of which one side fails has nothing to judge."""
+    Workers({"a": [1.0], "b": [KILLED]}).install(monkeypatch)
+    with timed_rounds({name: Contender(Path(name)) for name in "ab"}, BENCH) as timed, pytest.raises(KdcError):
+        timed.more(1)
+
+
 def test_all_that_a_container_may_use_unless_the_bench_says(no_artifacts, monkeypatch):
     workers = Workers({"b": [1.0]}).install(monkeypatch)
     monkeypatch.setattr("kdc.machine.threads", lambda: 3)

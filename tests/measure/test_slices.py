@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -56,8 +58,36 @@ def test_columns_of_many_numbers_by_quartile_and_of_few_by_value():
 
 def test_a_column_of_all_different_texts_is_refused():
     rows = examples({"url": [f"page {i}" for i in range(60)]}, ["a"] * 60, [0, 1] * 30)
-    with pytest.raises(KdcError, match=r"report.slices: column 'url' has 60 values in 60 test rows; name columns of"):
+    said = r"report.slices: column 'url' has 60 values in 60 test rows, 60 of them in one row only; name columns of"
+    with pytest.raises(KdcError, match=said):
         cut(TextClassification(), rows, ["url"])
+
+
+def test_values_that_mostly_stand_in_one_row_are_refused_however_few():
+    """They may be what `report.examples=false` keeps out, and groups are named by them."""
+    unlike = [f"a secret {i}" for i in range(5)]
+    with pytest.raises(KdcError, match=r"'note' has 5 values in 8 test rows, 4 of them in one row only; .* rows share"):
+        cut(TextClassification(), examples({"note": [*unlike, *unlike[:1] * 3]}), ["note"])
+    shared = ["a", "a", "b", "b", "c", "d", "a", "b"]
+    assert {group for by, group in found(examples({"note": shared}), ["note"]) if by == "note"} == set("abcd")
+
+
+def test_numbers_that_stand_in_one_row_each_are_cut_into_ranges():
+    groups = found(examples({"year": list("12345678")}), ["year"])
+    assert [group for by, group in groups if by == "year"] == ["1–2", "3–4", "5–6", "7–8"]
+
+
+@pytest.mark.parametrize("columns", [["class"], ["length"], ["source", "source"]])
+def test_two_cuts_of_one_name_are_refused(columns):
+    """Readers of a record tell cuts by their names alone."""
+    rows = examples(dict.fromkeys(columns, ["a", "b"] * 4))
+    with pytest.raises(KdcError, match=rf"report.slices: rows are cut by '{columns[-1]}' already; leave it out, or"):
+        cut(TextClassification(), rows, columns)
+
+
+def test_a_column_may_be_called_length_where_rows_have_none():
+    pictures = replace(tiny.pictures(8), extras={"length": ["a", "b"] * 4})
+    assert {part.by for part in cut(tiny.task("image-classification"), pictures, ["length"])} == {"class", "length"}
 
 
 def test_tasks_without_classes_and_rows_without_length():

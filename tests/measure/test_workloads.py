@@ -4,7 +4,7 @@ import pytest
 
 from kdc.export.base import Port, Signature
 from kdc.measure.settings import BenchConfig
-from kdc.measure.workloads import end_to_end, grid
+from kdc.measure.workloads import end_to_end, grid, spelled
 
 BENCH = BenchConfig(name="b", batches=[1, 8], lengths=[16, 64])
 LOGITS = Port("logits", "float32", ("batch", 2))
@@ -46,3 +46,15 @@ def test_pictures_have_no_length():
 
 def test_rows_are_answered_one_by_one():
     assert end_to_end(9, 2) == {"rows": 9, "batch": 1, "end_to_end": True, "threads": 2}
+
+
+@pytest.mark.parametrize(
+    ("workload", "short", "threads"),
+    [
+        ({"batch": 1, "length": 32, "threads": 2}, "batch 1 x 32 tokens", " on 2 threads"),
+        ({"batch": 8, "threads": 1}, "batch 8", " on 1 thread"),
+        ({"rows": 100, "batch": 1, "end_to_end": True}, "100 rows end to end", ""),
+    ],
+)
+def test_workloads_are_spelled_alike_everywhere(workload, short, threads):
+    assert (spelled(workload), spelled(workload, threads=True)) == (short, short + threads)

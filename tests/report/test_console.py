@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from kdc.report.console import print_report
+from kdc.report.console import plain_table, print_report
 
 
 def printed(record, width=80, **kwargs):
@@ -25,6 +25,19 @@ def test_table_verdict_notes_and_place_of_the_report(text_record):
     assert "note: student: not timed at length 128" in text
     assert text.splitlines()[-1].startswith("report: outputs/")
     assert text.splitlines()[-1].endswith("/report.md")
+
+
+def test_words_stand_left_and_numbers_right_and_nothing_is_cut_off():
+    table = plain_table(["a [name]", "number"], left=range(1))
+    table.add_row("words", "1")
+    table.add_row("w" * 30, "2")
+    console = Console(width=24, color_system=None)
+    with console.capture() as captured:
+        console.print(table)
+    head, _, first, *rest = captured.get().splitlines()
+    assert head.split() == ["a", "[name]", "number"]
+    assert (first.startswith("words"), first.endswith(" 1")) == (True, True)
+    assert "".join(rest).count("w") == 30
 
 
 def test_a_usual_run_fits_eighty_columns_without_broken_words(text_record):

@@ -12,7 +12,7 @@ from tests.test_evaluate import write_csv
 
 WRONG = {
     "report.slices=[sorce]": "report.slices: the test rows have no column 'sorce'; did you mean 'source'?",
-    "report.slices=[url]": "report.slices: column 'url' has 60 values in 60 test rows; name columns of numbers",
+    "report.slices=[url]": "report.slices: column 'url' has 60 values in 60 test rows, 60 of them in one row only;",
     "report.robustness=[noise]": "report.robustness: noise is not for texts, which dataset csv holds; for them",
     "report.robustness=[typo]": "did you mean 'typos'?",
     "report.attributions=integrated_gradient": "report.attributions: input should be 'none', 'input_x_gradient' or",

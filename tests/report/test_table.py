@@ -11,6 +11,7 @@ from kdc.report import summary, table
         (table.score_interval("f1_macro", (0.869, 0.898)), "86.9–89.8"),
         (table.score_interval("mcc", (0.5, 0.75)), "0.500–0.750"),
         (table.score_interval("accuracy", None), ""),
+        (table.points(-0.0134), "−1.3"),
         (table.significant(0.1234), "0.123"),
         (table.significant(1.468), "1.47"),
         (table.significant(11.94), "11.9"),
@@ -26,9 +27,6 @@ from kdc.report import summary, table
         (table.seconds(3.21), "3.2 s"),
         (table.seconds(75.4), "75 s"),
         (table.seconds(300), "5.0 min"),
-        (table.workload({"batch": 1, "length": 32}), "batch 1 x 32 tokens"),
-        (table.workload({"batch": 8}), "batch 8"),
-        (table.workload({"rows": 100, "batch": 1, "end_to_end": True}), "100 rows end to end"),
         (table.short_workload({"batch": 1, "length": 32}), "1 x 32"),
     ],
 )

@@ -40,7 +40,7 @@ def _cut(by: str, parts: Sequence[GroupChange], key: str) -> Picture:
     shown = [group for group in parts if group in largest]
 
     def draw(axes: Axes) -> None:
-        rows(axes, [f"{g.group} ({g.n:,})" for g in shown], [table.signed(100 * g.difference.value, 1) for g in shown])
+        rows(axes, [f"{g.group} ({g.n:,})" for g in shown], [table.points(g.difference.value) for g in shown])
         axes.axvline(0, color=MUTED, linewidth=1)
         ends = [100 * end for g in shown for end in (g.difference.value, *(g.difference.ci95 or ()))]
         reach = max(abs(end) for end in ends) * 1.08 or 1.0
@@ -68,8 +68,8 @@ def _cut(by: str, parts: Sequence[GroupChange], key: str) -> Picture:
                 f"{g.n:,}",
                 f"{g.other:.1%}",
                 f"{g.value:.1%}",
-                table.signed(100 * g.difference.value, 1),
-                table.change_interval("recall", g.difference.ci95),
+                table.points(g.difference.value),
+                " to ".join(map(table.points, g.difference.ci95 or ())),
                 table.p_value(g.difference.p),
                 table.p_value(g.difference.p_adjusted),
             ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from kdc.measure.workloads import spelled
 from kdc.report import table
 from kdc.report.charts.labels import height_of, rows
 from kdc.report.charts.svg import INK, NARROW, SERIES, Margins, Picture, log_scale, sketch
@@ -36,7 +37,7 @@ def pictures(record: RunRecord) -> list[Picture]:
             for variant in timed
             if (at := table.latency_at(variant, workload)) is not None
         ]
-        found.append(_picture(f"latency-{number}", table.workload(workload), measured, ticks=MOST_TICKS // cells))
+        found.append(_picture(f"latency-{number}", spelled(workload), measured, ticks=MOST_TICKS // cells))
     return found
 
 

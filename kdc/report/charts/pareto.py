@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from kdc.measure.workloads import spelled
 from kdc.report import table
 from kdc.report.charts.labels import Anchor, place
 from kdc.report.charts.svg import INK, MUTED, NARROW, SERIES, WIDE, Picture, log_scale, sketch
@@ -120,7 +121,7 @@ def _draw(axes: Axes, points: Sequence[Point], best: Sequence[Point], named: Seq
     room = (max(ends) - min(ends)) * 0.12 or 0.01
     axes.set_ylim(min(ends) - room, max(ends) + room)
     axes.yaxis.set_major_formatter(lambda value, _: table.score(on.metric, value))
-    axes.set_xlabel(f"median latency, ms ({table.workload(on.workload)})")
+    axes.set_xlabel(f"median latency, ms ({spelled(on.workload)})")
     fastest, slowest = min(p.latency for p in points), max(p.latency for p in points)
     if slowest / fastest > 4:
         log_scale(axes, fastest / 1.5, slowest * 1.5)

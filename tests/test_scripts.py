@@ -1,0 +1,134 @@
+"""What the studies in scripts/ conclude from their numbers; the timing itself is theirs to run."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+import kdc
+from kdc import machine
+from kdc.errors import KdcError
+from kdc.measure.settings import BenchConfig
+from kdc.models.build import Built
+from tests import tiny
+
+SCRIPTS = Path(__file__).parent.parent / "scripts"
+MARGIN = 0.05
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(SCRIPTS)
+    monkeypatch.setattr("sys.dont_write_bytecode", True)
+
+    def load(name: str) -> ModuleType:
+        loader = SourceFileLoader(name.removesuffix(".py"), str(SCRIPTS / name))
+        spec = importlib.util.spec_from_loader(loader.name, loader)
+        assert spec is not None
+        module = importlib.util.module_from_spec(spec)
+        loader.exec_module(module)
+        return module
+
+    return load
+
+
+def test_gate_runs_on_rounds_that_leave_no_doubt(script: Any) -> None:
+    gate_runs = script("gate_runs.py").gate_runs
+    quiet = np.random.default_rng(0).normal(0, 0.001, 40)
+    for differences, sure in ((quiet, "pass"), (quiet + 0.2, "fail")):
+        seen = gate_runs(differences, 50, MARGIN, resamples=10, runs_each=20)
+        assert seen[sure]["rate"] == 1.0
+        assert seen[sure]["ci95_rounds"] == (1.0, 1.0)
+        assert seen[sure]["ci95"] == seen[sure]["ci95_runs"] == pytest.approx((0.025 ** (1 / 50), 1.0))
+        assert seen["rounds_used"] == 8
+
+
+def test_a_share_is_no_surer_than_the_rounds_that_it_comes_from(script: Any) -> None:
+    """One slow spell in 80 rounds: however many gate runs are drawn, there was one spell."""
+    gate_runs = script("gate_runs.py").gate_runs
+    differences = np.random.default_rng(0).normal(0, 0.001, 80)
+    differences[30:44] += 0.3
+    seen = gate_runs(differences, 4000, MARGIN, resamples=60, runs_each=200)["fail"]
+    by_runs, by_rounds = (seen[f"ci95_{by}"][1] - seen[f"ci95_{by}"][0] for by in ("runs", "rounds"))
+    assert by_rounds > 5 * by_runs
+    assert seen["ci95_rounds"][0] <= seen["rate"] <= seen["ci95_rounds"][1]
+    assert seen["ci95"] == (
+        min(seen["ci95_runs"][0], seen["ci95_rounds"][0]), max(seen["ci95_runs"][1], seen["ci95_rounds"][1])
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("hits", [0, 3, 50])
+def test_clopper_pearson_is_scipys_exact_interval(hits: int, script: Any) -> None:
+    reference = binomtest(hits, 50).proportion_ci(method="exact")
+    assert script("gate_runs.py").clopper_pearson(hits, 50) == pytest.approx((reference.low, reference.high))
+
+
+def test_a_study_that_was_killed_in_the_middle_of_a_line_goes_on(script: Any, tmp_path: Path) -> None:
+    study = script("noise_study")
+    kept = tmp_path / "quiet.jsonl"
+    assert study.whole_lines(kept) == []
+    names = ("A", "A again", *study.SLOWER)
+    rounds = [{"at": 0.0, "seconds": 1.0, "medians": dict.fromkeys(names, float(ms))} for ms in (1, 2, 3)]
+    lines = [json.dumps(each) + "\n" for each in rounds]
+    kept.write_text("".join(lines)[:-20])
+    assert study.whole_lines(kept) == rounds[:2]
+    with kept.open("a") as file:
+        file.write(lines[2])
+    assert study.whole_lines(kept) == rounds
+    np.testing.assert_array_equal(study.collect(tmp_path, "quiet", 2)["+10%"], [1.0, 2.0])
+
+
+def test_a_study_goes_on_where_it_was_begun_alone(script: Any, tmp_path: Path) -> None:
+    study = script("noise_study")
+    noted = tmp_path / "repeats.json"
+    own = {"machine": machine.fingerprint(), "kdc": kdc.__version__}
+    noted.write_text(json.dumps({**own, "repeats": {"+10%": 7}}))
+    assert study.calibrated(tmp_path) == {"+10%": 7}
+    for changed in ({"machine": "m"}, {"kdc": "0"}):
+        noted.write_text(json.dumps({**own, **changed, "repeats": {"+10%": 7}}))
+        ((name, value),) = changed.items()
+        said = rf"holds a study of {name} {value}, not {own[name]}; name another --folder$"
+        with pytest.raises(KdcError, match=said) as caught:
+            study.calibrated(tmp_path)
+        assert caught.value.exit_code == 2
+        assert len(str(caught.value).splitlines()) == 1
+    noted.write_text(json.dumps({"+10%": 7}))  # of a study that did not say
+    with pytest.raises(KdcError, match=r"machine None, not \w+ and of kdc None, not"):
+        study.calibrated(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [
+        (-0.05, 0.05, "yes"), (0.01, 0.03, "yes"), (0.051, 0.08, "no"), (-0.2, -0.06, "no"),
+        (0.0, 0.06, "undecided"), (-0.06, 0.06, "undecided"), (0.04, 0.3, "undecided"),
+    ],
+)  # fmt: skip
+def test_medians_agree_when_their_interval_does(low: float, high: float, said: str, script: Any) -> None:
+    assert script("bench_overhead").agrees(low, high) == said
+
+
+@pytest.mark.slow
+def test_a_plain_loop_feeds_what_the_model_takes(script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For real, on a DistilBERT, which knows no token types."""
+    from transformers import DistilBertConfig, DistilBertForSequenceClassification
+
+    rows = tiny.sentences(8)
+    encoder = tiny.encoder(rows, inputs=("input_ids", "attention_mask"))
+    config = DistilBertConfig(
+        vocab_size=encoder.vocab_size, dim=32, n_heads=2, n_layers=1, hidden_dim=64, max_position_embeddings=32
+    )
+    built = Built(DistilBertForSequenceClassification(config).eval(), encoder, new_head=False)
+    artifact = tiny.artifact(tmp_path / "artifact", built, rows, runtime="torch")
+    overhead = script("bench_overhead")
+    monkeypatch.setattr(overhead, "SECONDS", 0.05)
+    bench = BenchConfig(name="plain", batches=[2], lengths=[8])
+    assert 0 < overhead.plain_median(artifact, bench, 1) < 1000
