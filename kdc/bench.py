@@ -71,7 +71,7 @@ def _try(name: str, artifact: Artifact, workloads: Sequence[Workload]) -> None:
     except KdcError:
         raise
     except Exception as error:  # every runtime has exceptions of its own
-        reason = textwrap.shorten(str(error), 200, placeholder=" ...")
+        reason = textwrap.shorten(str(error).replace(str(artifact.folder), name), 200, placeholder=" ...")
         raise KdcError(f"{name} does not {trying} ({type(error).__name__}: {reason})", remedy) from error
 
 

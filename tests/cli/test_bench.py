@@ -195,7 +195,7 @@ def test_a_graph_of_operators_that_nobody_knows_is_one_line(tmp_path: Path, caps
     assert main(["bench", str(tmp_path / "odd.onnx"), "--threads", "1"]) == 2
     said = error_of(capsys)
     assert "odd.onnx does not load" in said
-    assert "Foo" in said or "..." in said  # a long path leaves no room for it
+    assert "Foo" in said
 
 
 def test_plugins_are_imported_only_when_they_are_named(tmp_path: Path, capsys: Capture) -> None:
