@@ -143,7 +143,7 @@ def bench_record(
             for name, entrant in entrants.items()
         ],
         baseline=baseline,
-        timing=how_timed(list(contenders), bench, seconds=seconds, cache_dir=default_root()),
+        timing=how_timed(timings.values(), bench, seconds=seconds, cache_dir=default_root()),
         notes=[f"{name}: {note}" for name, timing in timings.items() for note in timing.notes],
     )
     record.verdict = verdict(record)

@@ -62,7 +62,7 @@ def _time_together(runs: Sequence[Untimed], screen: Screen) -> None:
         for variant in run.record.variants:
             _enter(variant, timings[own[variant.name]], {name: variant for variant, name in own.items()})
             run.record.notes += [f"{variant.name}: {note}" for note in timings[own[variant.name]].notes]
-        run.record.timing = how_timed(list(contenders), bench, seconds=seconds, cache_dir=default_root())
+        run.record.timing = how_timed(timings.values(), bench, seconds=seconds, cache_dir=default_root())
         if len(runs) > 1:
             run.record.timing.together = [other.record.run.id for other in runs]
 

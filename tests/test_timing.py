@@ -47,6 +47,7 @@ class Stopwatch:
                 memory,
                 0.1,
                 1.0,
+                processes=bench.rounds,
                 notes=["not steady"],
             )
             for name, contender in contenders.items()
@@ -174,3 +175,4 @@ def test_an_artifact_that_was_not_timed_leaves_a_note_and_no_numbers(
     assert teacher.latency
     assert (student.latency, student.memory, student.load_seconds, student.first_call_ms) == ([], None, None, None)
     assert "student.torch: NOT TIMED: killed" in run.record.notes
+    assert run.record.timing.processes == run.record.timing.rounds == config.bench.rounds

@@ -128,7 +128,7 @@ def time_jobs(waiting: Sequence[Untimed]) -> None:
 
 
 def summarize(outcomes: Sequence[Outcome], folder: Path) -> None:
-    """The sweep's pages and leaderboard; the errors of jobs that came to no record stand nowhere else."""
+    """The sweep's pages and leaderboard, where a job left a record: without one there is nothing to show."""
     from rich.console import Console
 
     from kdc.report.leaderboard import print_leaderboard, read_sweep

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -30,6 +30,8 @@ class VariantTiming:
     load_seconds: float | None = None
     first_call_ms: float | None = None
     """Of the first workload alone: what comes after it finds the process warm."""
+    processes: int = 0
+    """How many it was timed in; none where it was dropped."""
     notes: list[str] = field(default_factory=list)
 
 
@@ -58,12 +60,12 @@ def time_variants(
     return timings
 
 
-def how_timed(contenders: Sequence[str], bench: BenchConfig, *, seconds: float, cache_dir: Path) -> Timing:
-    """What the record says about a timing of these contenders that took `seconds`."""
+def how_timed(timings: Iterable[VariantTiming], bench: BenchConfig, *, seconds: float, cache_dir: Path) -> Timing:
+    """What the record says about timing that took `seconds` in all."""
     floor = known_floor(cache_dir)
     return Timing(
         rounds=bench.rounds,
-        processes=bench.rounds * len(contenders),
+        processes=sum(timing.processes for timing in timings),
         wall_seconds=round(seconds, 3),
         machine=machine.fingerprint(),
         noise_floor=floor.floor if floor else None,
@@ -77,7 +79,8 @@ def _summary(rounds: Rounds, name: str) -> VariantTiming:
     calls = [answer["first_call_ms"] for answer in answers if answer["first_call_ms"] is not None]
     return VariantTiming(
         [_latency(rounds, name, workload) for workload in rounds.workloads[name]],
-        _memory(answers),
+        processes=len(answers),
+        memory=_memory(answers),
         load_seconds=float(median(answer["load_seconds"] for answer in answers)),
         first_call_ms=float(median(calls)) if calls else None,
         notes=[*rounds.notes[name], *_unsteady(rounds, name)],

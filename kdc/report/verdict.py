@@ -78,8 +78,10 @@ def _indistinct(final: Variant, reference: Variant, name: str) -> str:
 def _speed(record: RunRecord, final: Variant) -> str:
     wanted = table.first_workload(record)
     latency = table.latency_at(final, wanted)
-    if latency is None or wanted is None:
+    if wanted is None:
         return ""
+    if latency is None:
+        return "" if final.latency else "could not be timed"
     at = f"at {spelled(wanted, threads=True)}{_few_rounds(record)}"
     reference, fair = table.baseline(record), fair_baseline(record, final)
     clauses = [

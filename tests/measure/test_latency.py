@@ -6,7 +6,7 @@ import pytest
 
 from kdc.errors import KdcError
 from kdc.measure import rounds
-from kdc.measure.latency import how_timed, time_variants
+from kdc.measure.latency import VariantTiming, how_timed, time_variants
 from kdc.measure.noise import NoiseFloor, keep_floor
 from kdc.measure.rounds import Contender
 from kdc.measure.settings import BenchConfig
@@ -60,6 +60,7 @@ def test_an_artifact_that_fails_does_not_cost_the_others_their_timing(text_artif
     timings = time_variants(contenders, BENCH.model_copy(update={"rounds": 2}), notify=said.append)
     failed = timings["broken"]
     assert (failed.latency, failed.memory, failed.load_seconds, failed.first_call_ms) == ([], None, None, None)
+    assert [timing.processes for timing in timings.values()] == [0, 2, 2]
     assert failed.notes[-1].startswith("NOT TIMED: the process ended with exit code 1: ")
     assert len(failed.notes[-1].splitlines()) == 1
     assert said == [f"broken: {failed.notes[-1]}"]
@@ -115,15 +116,16 @@ def test_a_workload_that_many_processes_never_found_steady_is_noted(no_artifacts
 
 
 def test_the_record_says_how_it_was_timed(tmp_path):
-    told = how_timed(["a", "b"], BENCH, seconds=12.34567, cache_dir=tmp_path)
+    timings = [VariantTiming([], processes=3), VariantTiming([], processes=3)]
+    told = how_timed(timings, BENCH, seconds=12.34567, cache_dir=tmp_path)
     assert (told.rounds, told.processes, told.wall_seconds, told.noise_floor) == (3, 6, 12.346, None)
     known = NoiseFloor(
         floor=0.021, rounds=8, workload={}, runtime="torch", precision="fp32", machine=told.machine, measured_at="now"
     )
     keep_floor(known, tmp_path)
-    assert how_timed(["a", "b"], BENCH, seconds=1, cache_dir=tmp_path).noise_floor == 0.021
+    assert how_timed(timings, BENCH, seconds=1, cache_dir=tmp_path).noise_floor == 0.021
     keep_floor(known.model_copy(update={"machine": "another"}), tmp_path)
-    assert how_timed(["a", "b"], BENCH, seconds=1, cache_dir=tmp_path).noise_floor == 0.021
+    assert how_timed(timings, BENCH, seconds=1, cache_dir=tmp_path).noise_floor == 0.021
 
 
 def test_a_worker_that_hangs_ends_the_timing(text_artifacts):

@@ -51,6 +51,14 @@ def test_a_small_ratio_without_an_interval_is_not_claimed(text_record):
     assert "is about as fast as the teacher in torch (0.93x, too few rounds for an interval) at" in verdict(text_record)
 
 
+def test_a_last_variant_that_could_not_be_timed_is_said_to_be_so(text_record):
+    text_record.variants[2].latency = []
+    assert "1,821 test rows), could not be timed, and is 5.1x smaller." in verdict(text_record)
+    for variant in text_record.variants:
+        variant.latency = []
+    assert "timed" not in verdict(text_record)
+
+
 def test_threads_are_those_of_the_timed_processes(text_record):
     for variant in text_record.variants:
         variant.latency[0].workload["threads"] = 1
