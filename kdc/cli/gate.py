@@ -38,7 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--baseline", type=Path, metavar="PATH", help="a run, a saved baseline, or a bare record.json")
     what.add_argument("--save-baseline", type=Path, metavar="DIR", help="save RUN's variant as a baseline")
     parser.add_argument("--variant", metavar="NAME", help="what is gated (the last variant of RUN)")
-    parser.add_argument("--rules", default="default", metavar="RULES", help="default, untimed or a YAML file (default)")
+    parser.add_argument("--rules", metavar="RULES", help="default, untimed or a YAML file (default)")
     parser.add_argument("--strict", action="store_true", help="exit 4 unless every rule was decided")
     parser.add_argument("--junit", type=Path, metavar="FILE", help="write JUnit XML")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the summary that a CI job shows")
@@ -53,8 +53,9 @@ def execute(args: argparse.Namespace) -> int:
     if args.save_baseline is None:
         return _gate(args)
     candidate = _candidate(args)
-    if args.overrides:
-        raise KdcError(f"'{args.overrides[0]}': a baseline is saved without rules", "give them with --baseline")
+    options = {f"--{name}": getattr(args, name) for name in ("rules", "strict", "junit", "markdown", "json")}
+    if unused := [*(f"'{word}'" for word in args.overrides), *(option for option, given in options.items() if given)]:
+        raise KdcError(f"{', '.join(unused)}: a baseline is saved without rules", "give them with --baseline")
     save_bundle(candidate, args.save_baseline)
     print(f"{candidate.variant.name} of {args.run} is saved in {args.save_baseline}")
     return 0
@@ -96,14 +97,14 @@ def _gate(args: argparse.Namespace) -> int:
 def _judged(args: argparse.Namespace) -> GateReport:
     from kdc.gate.gate import run_gate
     from kdc.gate.latency import Timer
-    from kdc.gate.rules import load_rules
+    from kdc.gate.rules import DEFAULT, load_rules
     from kdc.gate.side import open_baseline
     from kdc.measure.noise import known_floor
     from kdc.screen import Screen
     from kdc.store import default_root
 
     candidate = _candidate(args)
-    rules = load_rules(args.rules, args.overrides)
+    rules = load_rules(args.rules or DEFAULT, args.overrides)
     baseline = open_baseline(args.baseline, candidate)
     screen = Screen()
     with screen.bar("time both artifacts", "processes") as advance:

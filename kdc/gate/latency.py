@@ -12,7 +12,7 @@ from kdc.errors import KdcError
 from kdc.gate.report import Result
 from kdc.gate.rules import LatencyRule
 from kdc.gate.side import Side
-from kdc.measure.decision import LOOKS, judge_in_looks
+from kdc.measure.decision import LOOKS, Judgement, judge_in_looks
 from kdc.measure.noise import NoiseFloor
 from kdc.measure.rounds import Contender, Progress, Rounds, timed_rounds
 from kdc.measure.settings import BenchConfig
@@ -54,11 +54,13 @@ def latency_results(rule: LatencyRule, candidate: Side, baseline: Side, timer: T
             batch=workload["batch"], length=workload.get("length", 1), threads=workload["threads"]
         )
         with timed_rounds(contenders, bench, progress=timer.progress, notify=timer.notify) as rounds:
-            results += _timed(rule, workload, rounds, sides)
+            results += _timed(rule, workload, rounds, sides, timer.noise)
     return results
 
 
-def _timed(rule: LatencyRule, workload: Workload, rounds: Rounds, sides: dict[str, Side]) -> Iterator[Result]:
+def _timed(
+    rule: LatencyRule, workload: Workload, rounds: Rounds, sides: dict[str, Side], noise: NoiseFloor | None
+) -> Iterator[Result]:
     at = spelled(workload)
     for name, side in sides.items():
         if rounds.workloads[name] != [workload]:
@@ -72,25 +74,12 @@ def _timed(rule: LatencyRule, workload: Workload, rounds: Rounds, sides: dict[st
 
     if BASELINE in sides and rule.max_slowdown is not None:
         margin = max(rule.max_slowdown, (rule.floor or 0.0) / float(np.median(medians(BASELINE, LOOKS[0]))))
-        allowed = _allowed(rule, margin)
-        judged = judge_in_looks(lambda n: np.log(medians(NOW, n) / medians(BASELINE, n)), margin)
-        before, now = (_ms(float(np.median(medians(name, rounds.count)))) for name in (BASELINE, NOW))
-        bounds = f"{judged.low:+.1%} to {judged.high:+.1%}"
-        yield Result(
-            rule="latency.max_slowdown",
-            limit=allowed,
-            baseline=before,
-            now=now,
-            change=f"{judged.estimate:+.1%} ({bounds})",
-            outcome=judged.outcome,
-            why=(
-                f"latency is {abs(judged.estimate):.1%} {'higher' if judged.estimate > 0 else 'lower'}, {before} to "
-                f"{now} at {at} (95% bounds {bounds}, {rounds.count} rounds); {allowed} is allowed"
-            ),
-            estimate=judged.estimate,
-            low=judged.low,
-            high=judged.high,
-        )
+        if noise is not None and margin < noise.floor:
+            yield _below_noise(_allowed(rule, margin), margin, noise, sides[NOW], workload)
+        else:
+            judged = judge_in_looks(lambda n: np.log(medians(NOW, n) / medians(BASELINE, n)), margin)
+            before, now = (_ms(float(np.median(medians(name, rounds.count)))) for name in (BASELINE, NOW))
+            yield _slowdown(judged, _allowed(rule, margin), before, now, f"at {at}", rounds.count)
     if (limit := rule.max) is not None:
         judged = judge_in_looks(lambda n: np.log(medians(NOW, n) / limit), 0.0)
         now, low, high = (_ms(limit * (1 + over)) for over in (judged.estimate, judged.low, judged.high))
@@ -106,15 +95,35 @@ def _timed(rule: LatencyRule, workload: Workload, rounds: Rounds, sides: dict[st
         )
 
 
+def _slowdown(judged: Judgement, allowed: str, before: str, now: str, at: str, rounds: int) -> Result:
+    bounds = f"{judged.low:+.1%} to {judged.high:+.1%}"
+    return Result(
+        rule="latency.max_slowdown",
+        limit=allowed,
+        baseline=before,
+        now=now,
+        change=f"{judged.estimate:+.1%} ({bounds})",
+        outcome=judged.outcome,
+        why=(
+            f"latency is {abs(judged.estimate):.1%} {'higher' if judged.estimate > 0 else 'lower'}, {before} to "
+            f"{now} {at} (95% bounds {bounds}, {rounds} rounds); {allowed} is allowed"
+        ),
+        estimate=judged.estimate,
+        low=judged.low,
+        high=judged.high,
+    )
+
+
 def _settled(
     rule: LatencyRule, candidate: Side, baseline: Side, workload: Workload, noise: NoiseFloor | None
 ) -> Result | None:
     """What is clear of the slowdown without timing: no baseline to time, the same files, a margin below the noise."""
+    assert rule.max_slowdown is not None
     before, now = _recorded(baseline, workload), _recorded(candidate, workload)
-    margin = max(rule.max_slowdown or 0.0, (rule.floor or 0.0) / before if before else 0.0)
+    limit = f"{rule.max_slowdown:.1%}"
     result = Result(
         rule="latency.max_slowdown",
-        limit=_allowed(rule, margin),
+        limit=f"{limit} or {rule.floor:g} ms" if rule.floor else limit,
         baseline=f"{_ms(before)} (recorded)" if before else "",
         now=f"{_ms(now)} (recorded)" if now else "",
         outcome="informational",
@@ -124,14 +133,18 @@ def _settled(
         return result.model_copy(update={"why": f"latency is not compared: {reason}"})
     if candidate.sha256 == baseline.sha256:
         return result.model_copy(update={"outcome": "pass", "why": "latency: the files are the same", "estimate": 0.0})
-    if noise is not None and margin < noise.floor:
-        seen = f"measured on {noise.measured_at[:10]}{_elsewhere(noise, candidate, workload)}"
-        why = (
-            f"latency: a margin of {margin:.1%} is below the noise of this machine, {noise.floor:.1%} ({seen}); "
-            "ask for at least that, or quieten the machine and measure again"
-        )
-        return result.model_copy(update={"outcome": "refused", "why": why})
+    if noise is not None and not rule.floor and rule.max_slowdown < noise.floor:
+        return _below_noise(limit, rule.max_slowdown, noise, candidate, workload)
     return None
+
+
+def _below_noise(limit: str, margin: float, noise: NoiseFloor, candidate: Side, workload: Workload) -> Result:
+    seen = f"measured on {noise.measured_at[:10]}{_elsewhere(noise, candidate, workload)}"
+    why = (
+        f"latency: a margin of {margin:.1%} is below the noise of this machine, {noise.floor:.1%} ({seen}); "
+        "ask for at least that, or quieten the machine and measure again"
+    )
+    return Result(rule="latency.max_slowdown", limit=limit, outcome="refused", why=why)
 
 
 def _elsewhere(noise: NoiseFloor, candidate: Side, workload: Workload) -> str:

@@ -7,9 +7,13 @@ from xml.etree import ElementTree
 
 import pytest
 
+from kdc import machine
 from kdc.cli.main import main
+from kdc.errors import KdcError
 from kdc.gate import latency
-from tests.gates import TRUTH, answers, fake_timing, write_run
+from kdc.measure.noise import NoiseFloor, keep_floor
+from kdc.store import default_root
+from tests.gates import TRUTH, WORKLOAD, answers, fake_timing, write_run
 
 
 @pytest.fixture
@@ -59,6 +63,39 @@ def test_a_slower_artifact_fails(tmp_path: Path, baseline: Path, monkeypatch: py
     assert gate(now, "--baseline", baseline) == 3
     assert gate(now, "--baseline", baseline, "latency.max_slowdown=30%") == 0
     assert gate(now, "--baseline", baseline, "--rules", "untimed") == 0
+
+
+def test_timing_that_fails_costs_no_other_rule_its_say(
+    tmp_path: Path, baseline: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: Any, **__: Any) -> Any:
+        raise KdcError("timing now: the process was killed (SIGKILL)", exit_code=1)
+
+    monkeypatch.setattr(latency, "timed_rounds", killed)
+    worse = write_run(tmp_path / "worse", answers(wrong=260), weights=b"changed")
+    assert gate(worse, "--baseline", baseline, "--junit", tmp_path / "gate.xml") == 3
+    suite = ElementTree.parse(tmp_path / "gate.xml").getroot()[0]
+    assert (suite.attrib["failures"], suite.attrib["errors"]) == ("1", "1")
+    assert "the process was killed" in (tmp_path / "gate.xml").read_text()
+    equal = write_run(tmp_path / "equal", answers(), weights=b"changed")
+    assert gate(equal, "--baseline", baseline) == 2
+
+
+def test_a_margin_below_the_noise_that_this_machine_is_known_for(
+    tmp_path: Path, baseline: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("KDC_CACHE", str(tmp_path / "cache"))
+    now = write_run(tmp_path / "now", answers(), weights=b"changed")
+    assert gate(now, "--baseline", baseline, "latency.max_slowdown=7%") == 0
+    noise = NoiseFloor(
+        floor=0.08, rounds=8, workload=WORKLOAD, runtime="onnxruntime", precision="fp32",
+        machine=machine.fingerprint(), measured_at="2030-01-02T03",
+    )  # fmt: skip
+    keep_floor(noise, default_root())
+    capsys.readouterr()
+    assert gate(now, "--baseline", baseline, "latency.max_slowdown=7%") == 2
+    said = " ".join(capsys.readouterr().out.split())
+    assert "a margin of 7.0% is below the noise of this machine, 8.0%" in said
 
 
 def test_strict_wants_every_rule_decided(tmp_path: Path, baseline: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -157,6 +194,9 @@ def test_one_row_of_the_test_set(tmp_path: Path) -> None:
         (["--baseline", "B", "--junit", "no/gate.xml"], "cannot write no/gate.xml; name a file in a folder"),
         (["--baseline", "B", "--plugin", "no_such_module"], "plugins: cannot import 'no_such_module'"),
         (["--save-baseline", "X", "bytes=null"], "'bytes=null': a baseline is saved without rules"),
+        (["--save-baseline", "X", "--rules", "untimed"], "--rules: a baseline is saved without rules"),
+        (["--save-baseline", "X", "--strict", "--json", "gate.json"], "--strict, --json: a baseline is saved without"),
+        (["--save-baseline", "X", "--junit", "a", "--markdown", "b"], "--junit, --markdown: a baseline is saved"),
     ],
 )
 def test_bad_input_is_one_line(

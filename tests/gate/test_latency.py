@@ -148,6 +148,21 @@ def test_a_margin_below_the_noise_is_refused(now: Path, baseline: Path, monkeypa
     assert judged(now, baseline, "latency.floor=1ms", noise=NOISE)[0].outcome == "pass"  # 10% of 10 ms
 
 
+def test_a_floor_is_held_against_the_noise_by_what_was_timed_not_by_what_was_recorded(
+    tmp_path: Path, now: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(record: dict[str, Any]) -> None:
+        record["variants"][0]["latency"][0]["p50_ms"] = 100.0
+
+    before = write_run(tmp_path / "slow", answers(rows=20, wrong=2), change=slow)
+    monkeypatch.setattr(latency, "timed_rounds", fake_timing(10.0))
+    (result,) = judged(now, before, "latency.floor=1ms", noise=NOISE)
+    assert (result.outcome, result.limit) == ("pass", "1 ms")
+    (result,) = judged(now, before, "latency.floor=0.7ms", noise=NOISE)
+    assert (result.outcome, result.limit) == ("refused", "0.7 ms")
+    assert result.why.startswith("latency: a margin of 7.0% is below the noise of this machine, 8.0%")
+
+
 @pytest.mark.parametrize(
     ("changed", "seen"),
     [

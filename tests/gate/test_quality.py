@@ -139,10 +139,12 @@ def test_one_example_shows_nothing(tmp_path: Path) -> None:
 
 
 def test_a_metric_without_variance(tmp_path: Path) -> None:
-    """All right, before and after, but for one row that was wrong both times in another way."""
-    sides = [write_run(tmp_path / str(i), answers(wrong=0)) for i in range(2)]
-    (result,) = judged(*sides, "primary=null", "mcc.max_drop=0.01")
-    assert result.outcome == "pass"
+    """All right before, all wrong now: every resampling of the rows says the same."""
+    right, wrong = (write_run(tmp_path / name, rows) for name, rows in (("right", TRUTH), ("wrong", 1 - TRUTH)))
+    (result,) = judged(wrong, right, "primary=null", "f1.max_drop=10pp")
+    assert (result.outcome, result.low, result.high) == ("fail", 1.0, 1.0)
+    (result,) = judged(right, wrong, "primary=null", "f1.max_drop=10pp")
+    assert (result.outcome, result.low, result.high) == ("pass", -1.0, -1.0)
 
 
 @pytest.mark.parametrize(
