@@ -137,8 +137,10 @@ def _change(name: str, first: Column, theirs: Variant, run: Column, own: Variant
     if change.identical:
         return f"all {change.rows:,} rows alike"
     interval = (change.low, change.high) if math.isfinite(change.low + change.high) else None
-    said = table.change_interval(name, interval)
-    return table.change(name, change.value) + (f" ({said})" if said else "")
+    if interval is None:
+        return table.change(name, change.value)
+    notes["intervals are of 95% each, not corrected for how many there are"] = None
+    return f"{table.change(name, change.value)} ({table.change_interval(name, interval)})"
 
 
 def _sizes(variants: Sequence[Variant | None]) -> list[Cell]:
