@@ -80,15 +80,17 @@ def test_the_paired_difference_is_that_of_the_same_rows(tmp_path: Path) -> None:
     interval = f"{100 * low:+.1f} to {100 * high:+.1f}".replace("-", "−")
     found, notes = last_quality(places)
     assert found == ["accuracy 90.0%|", f"accuracy 87.0%|−3.0 points ({interval})"]
-    assert notes[-1] == (
-        "latencies are those of the records: these runs were not timed together, so that no ratio is given"
-    )
+    assert notes == [
+        "intervals are of 95% each, not corrected for how many there are",
+        "latencies are those of the records: these runs were not timed together, so that no ratio is given",
+    ]
 
 
 def test_identical_answers_are_called_that(tmp_path: Path) -> None:
     right = [row >= 20 for row in range(ROWS)]
-    found, _ = last_quality([write_run(tmp_path / name, right=right) for name in "ab"])
+    found, notes = last_quality([write_run(tmp_path / name, right=right) for name in "ab"])
     assert found[1] == "accuracy 90.0%|all 200 rows alike"
+    assert not any("interval" in note for note in notes)
 
 
 def test_other_rows_and_absent_predictions_are_told_of(tmp_path: Path) -> None:
