@@ -196,17 +196,24 @@ def _settings(records: Sequence[RunRecord]) -> list[dict[str, str]]:
 
 def _overrides(record: RunRecord) -> dict[str, str]:
     pairs = (word.partition("=") for word in record.run.overrides if "=" in word)
-    return {key.lstrip("+~"): value for key, _, value in pairs}
+    return {key.lstrip("+~"): _named(value[1:-1]) if value.startswith("[") else value for key, _, value in pairs}
 
 
 def _configured(record: RunRecord, key: str) -> str:
-    """A setting as an override would give it: a value, the name of what was chosen, or a list of names."""
+    """A setting as an override would give it: a value, the name of what was chosen, or of several things."""
     value: Any = record.config
     for part in key.split("."):
         value = value.get(part) if isinstance(value, dict) else None
-    if isinstance(value, dict):
-        return str(value["name"]) if "name" in value else f"[{','.join(value)}]"
+    if isinstance(value, dict) and "name" in value:
+        return str(value["name"])
+    if isinstance(value, dict | list):
+        return _named(",".join(map(str, value)))
     return "" if value is None else str(value)
+
+
+def _named(names: str) -> str:
+    """What was chosen of a list, however it was written: `none`, `int8`, `[int8,bf16]`."""
+    return f"[{names}]" if "," in names else names or "none"
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

@@ -51,7 +51,32 @@ def test_settings_that_a_run_leaves_out_are_read_off_its_configuration() -> None
         records[folder].config = {"student": {"layers": 2}, "compress": {"int8": {"name": "int8"}}}
     settings = {entry.folder: entry.settings for entry in board.leaderboard(records)}
     assert settings["0-bert-layers"]["student.layers"] == "2"
-    assert settings["2-bert-layers"]["compress"] == "[int8]"
+    assert settings["2-bert-layers"]["compress"] == "int8"
+
+
+@pytest.mark.parametrize(
+    ("configured", "words", "shown"),
+    [
+        ({}, ["none", "[]"], "none"),
+        ({"int8": {"name": "int8"}}, ["int8", "[int8]"], "int8"),
+        ({"int8": {"name": "int8"}, "bf16": {"name": "bf16"}}, ["[int8,bf16]"], "[int8,bf16]"),
+    ],
+)
+def test_one_choice_is_one_value_however_it_was_made(
+    configured: dict[str, object], words: list[str], shown: str
+) -> None:
+    """Given as a word, as a list, or not at all: a column of settings that differ holds it once."""
+    one = sweep_records()["0-bert-layers"]
+    records = {"0-left-out": one.model_copy(deep=True)}
+    records["0-left-out"].run.overrides, records["0-left-out"].config = ["seed=0"], {"compress": configured}
+    for number, word in enumerate(words, 1):
+        records[f"{number}-given"] = one.model_copy(deep=True)
+        records[f"{number}-given"].run.overrides = ["seed=0", f"compress={word}"]
+    assert board.keys(board.leaderboard(records)) == []
+    records["9-other"] = one.model_copy(deep=True)
+    records["9-other"].run.overrides = ["seed=0", "compress=other"]
+    settings = {entry.folder: entry.settings["compress"] for entry in board.leaderboard(records)}
+    assert settings == {folder: "other" if folder == "9-other" else shown for folder in records}
 
 
 def test_times_of_different_rounds_are_called_that() -> None:
