@@ -23,7 +23,8 @@ for (const table of document.querySelectorAll("table[data-sortable]")) {
       const value = (row) => row.cells[column].dataset.value ?? row.cells[column].textContent.trim();
       const order = (a, b) => {
         const [x, y] = [value(a), value(b)];
-        if (x === "" || y === "") return (x === "") - (y === "");  // what is missing stands last either way
+        const [left, right] = [x, y].map((it) => it === "" || it === "-");
+        if (left || right) return left - right;  // what is missing stands last either way
         const sign = up ? 1 : -1;
         return sign * (isNaN(x) || isNaN(y) ? x.localeCompare(y, undefined, { numeric: true }) : x - y);
       };
