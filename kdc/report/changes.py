@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 from kdc.record import Comparison, Flip, RunRecord, Variant
 from kdc.report import table
+from kdc.report.settings import MOST_FLIPS
 from kdc.report.summary import Grid, Row, compared_metric
 from kdc.report.table import Cell
 
 if TYPE_CHECKING:
     from kdc.report.charts.svg import Picture
 
-MOST_FLIPS = 20
 LEVELS = 4
 FOR, AGAINST = (29, 95, 191), (184, 80, 11)
 Pieces = Sequence[tuple[str, float]]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, NonNegativeInt, model_validator
+from pydantic import Field, model_validator
 
 from kdc.registry import Component
 
 Attribution = Literal["none", "input_x_gradient", "integrated_gradients"]
 Perturbation = Literal["typos", "case", "noise"]
+MOST_FLIPS = 20
+"""More of them than a page shows would only be attributed and recorded."""
 
 
 class ReportConfig(Component):
@@ -21,7 +23,7 @@ class ReportConfig(Component):
     """
 
     examples: bool = True
-    flips: NonNegativeInt = 10
+    flips: int = Field(default=10, ge=0, le=MOST_FLIPS)
     """Flipped examples to tell of, for each comparison."""
     slices: list[str] = Field(default=[])
     attributions: Attribution = "none"

@@ -17,6 +17,7 @@ WRONG = {
     "report.robustness=[typo]": "did you mean 'typos'?",
     "report.attributions=integrated_gradient": "report.attributions: input should be 'none', 'input_x_gradient' or",
     "report.flips=-1": "report.flips: input should be greater than or equal to 0",
+    "report.flips=21": "report.flips: input should be less than or equal to 20",
     "report.example=false": "report.example: no such key of report; did you mean 'examples'?",
 }
 
