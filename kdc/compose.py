@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 GROUPS = ("teacher", "student", "loss", "compress", "dataset", "runtime", "train", "bench", "experiment")
+LISTED = (*GROUPS, "gate")
+"""What there is to choose from: rules of a gate are chosen by `kdc gate --rules` and are no part of a run."""
 LISTS = frozenset({"loss", "compress", "runtime", "experiment"})
 """Groups of which several choices can be taken, in order."""
 
@@ -29,8 +31,8 @@ def config_dir() -> Path:
 
 def choices(group: str, extra: Path | None = None) -> dict[str, str]:
     """The choices of a group with their one-line descriptions, shipped ones first, then those of `--config-dir`."""
-    if group not in GROUPS:
-        raise KdcError(f"no group is called '{group}'", did_you_mean(group, GROUPS))
+    if group not in LISTED:
+        raise KdcError(f"no group is called '{group}'", did_you_mean(group, LISTED))
     found: dict[str, str] = {}
     for folder in [config_dir() / group] + ([extra / group] if extra is not None else []):
         for path in sorted(folder.rglob("*.yaml")):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from kdc.cli.main import COMMANDS
-from kdc.compose import GROUPS, LISTS, choices, top_level_keys
+from kdc.compose import GROUPS, LISTED, LISTS, choices, top_level_keys
 
 SUMMARY = "print a shell completion script"
 EPILOG = """examples:
@@ -57,7 +57,7 @@ def complete(line: str) -> list[str]:
     if not before:
         return [name for name in COMMANDS if name.startswith(word)]
     if before[0] == "list":
-        return [group for group in GROUPS if group.startswith(word)]
+        return [group for group in LISTED if group.startswith(word)]
     return _run_words(word) if before[0] == "run" else []
 
 

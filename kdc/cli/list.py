@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from kdc.compose import GROUPS, LISTS, check_extra, choices, defaults
+from kdc.compose import GROUPS, LISTED, LISTS, check_extra, choices, defaults
 
 SUMMARY = "show what there is to choose"
 ABOUT = {
@@ -18,6 +18,7 @@ ABOUT = {
     "train": "how models are trained",
     "bench": "what is timed, and how long",
     "experiment": "a whole run; the command line wins over it",
+    "gate": "rules that a run is held to (chosen by `kdc gate --rules`)",
 }
 EPILOG = """examples:
   kdc list                      every group
@@ -27,7 +28,7 @@ EPILOG = """examples:
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("group", nargs="?", metavar="GROUP", help=", ".join(GROUPS))
+    parser.add_argument("group", nargs="?", metavar="GROUP", help=", ".join(LISTED))
     parser.add_argument("--config-dir", type=Path, metavar="DIR", help="choices of your own, by group folder")
     parser.epilog = EPILOG
 
@@ -38,11 +39,13 @@ def execute(args: argparse.Namespace) -> int:
     from rich.table import Table
     from rich.text import Text
 
+    from kdc.gate.rules import DEFAULT
+
     if args.config_dir is not None:
         check_extra(args.config_dir)
-    console, taken = Console(), defaults()
-    for group in GROUPS if args.group is None else [args.group]:
-        found = choices(group, args.config_dir)
+    console, taken = Console(), {**defaults(), "gate": [DEFAULT]}
+    for group in LISTED if args.group is None else [args.group]:
+        found = choices(group, args.config_dir if group in GROUPS else None)
         several = f" (several: '{group}=[A,B]')" if group in LISTS else ""
         console.print(Text(group, style="bold"), Text(f"{ABOUT[group]}{several}", style="dim"))
         table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
@@ -54,7 +57,8 @@ def execute(args: argparse.Namespace) -> int:
                 Text(f"{'*' if default else ' '} {name}", style="green" if default else ""), Text(description)
             )
         console.print(Padding(table, (0, 0, 1, 2)))
-    console.print(Text("* taken when nothing is chosen; choose with `kdc run GROUP=CHOICE`", style="dim"))
+    how = "kdc gate --rules CHOICE" if args.group == "gate" else "kdc run GROUP=CHOICE"
+    console.print(Text(f"* taken when nothing is chosen; choose with `{how}`", style="dim"))
     return 0
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from kdc.cli.completion import SCRIPTS, complete
 from kdc.cli.main import main
-from kdc.compose import GROUPS, choices
+from kdc.compose import LISTED, choices
 
 Capture = pytest.CaptureFixture[str]
 
@@ -16,7 +16,7 @@ Capture = pytest.CaptureFixture[str]
 def test_all_groups_with_their_choices(capsys: Capture) -> None:
     assert main(["list"]) == 0
     printed = capsys.readouterr().out
-    for group in GROUPS:
+    for group in LISTED:
         for name, description in choices(group).items():
             assert name in printed
             assert description in printed
@@ -27,6 +27,19 @@ def test_one_group_marks_its_default(capsys: Capture) -> None:
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in lines if line.strip().startswith("* ") and "taken" not in line] == ["layers"]
     assert not any("onnxruntime" in line for line in lines)
+
+
+def test_rules_of_a_gate_are_listed_with_the_command_that_takes_them(tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "gate").mkdir()
+    (tmp_path / "gate" / "mine.yaml").write_text("# Not found by its name\nbytes: {max: 1MB}\n")
+    assert main(["list", "gate", "--config-dir", str(tmp_path)]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert printed.startswith(
+        "gate rules that a run is held to (chosen by `kdc gate --rules`) * default Quality within"
+    )
+    assert printed.endswith("choose with `kdc gate --rules CHOICE`")
+    assert "mine" not in printed
+    assert main(["run", "gate=default"]) == 2
 
 
 def test_unknown_group(capsys: Capture) -> None:
@@ -56,6 +69,7 @@ def test_choices_of_ones_own(tmp_path: Path, capsys: Capture) -> None:
         ("kdc run teacher=[be", []),
         ("kdc run train.epochs=", []),
         ("kdc list st", ["student"]),
+        ("kdc list ga", ["gate"]),
         ("kdc cache ", []),
     ],
 )
