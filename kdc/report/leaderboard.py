@@ -112,8 +112,8 @@ def _figures(entry: Entry, on: pareto.Scale | None) -> list[Ranked]:
     if variant.quality and (metric := variant.quality.metrics.get(on.metric)):
         shown = Cell(table.score(on.metric, metric.value), table.score_interval(on.metric, metric.ci95))
         found[0] = Ranked(shown, metric.value)
-    if variant.quality and variant.quality.retained:
-        found[1] = Ranked(Cell(f"{variant.quality.retained:.1%}"), variant.quality.retained)
+    if variant.quality and (retained := variant.quality.retained) is not None:
+        found[1] = Ranked(Cell(f"{retained:.1%}"), retained)
     if variant.artifact:
         found[2] = Ranked(Cell(table.size(variant.artifact.bytes)), variant.artifact.bytes)
     if latency := table.latency_at(variant, on.workload):

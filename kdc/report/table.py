@@ -204,12 +204,13 @@ def _row(record: RunRecord, variant: Variant) -> list[Cell]:
     reference = baseline(record)
     latency = latency_at(variant, first_workload(record))
     faster = versus(latency, record.baseline)
+    retained = variant.quality.retained if variant.quality else None
     return [
         Cell(model_name(variant)),
         Cell(variant.runtime),
         Cell(variant.precision),
         _quality(variant),
-        Cell(f"{variant.quality.retained:.1%}") if variant.quality and variant.quality.retained else Cell(MISSING),
+        Cell(MISSING if retained is None else f"{retained:.1%}"),
         _size(variant, reference),
         Cell(significant(latency.p50_ms)) if latency else Cell(MISSING),
         Cell(times(faster.ratio), times_interval(faster.ci95)) if faster else Cell(MISSING),

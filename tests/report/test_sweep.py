@@ -8,6 +8,7 @@ from kdc.errors import KdcError
 from kdc.record import RunRecord
 from kdc.report import leaderboard as board
 from kdc.report.sweep import sweep_markdown, sweep_page, write_sweep_report
+from kdc.report.table import Cell
 from tests.report.pages import check
 from tests.report.sweeps import sweep_records
 
@@ -35,6 +36,14 @@ def test_only_settings_that_differ_are_columns(records: dict[str, RunRecord]) ->
     assert first == [
         "8-bert-layers", "4", "none", "1", "ok", "88.9%", "99.1%", "40.0 MB", "4.01", "3.0x", "●"
     ]  # fmt: skip
+
+
+def test_nothing_retained_is_no_missing_value() -> None:
+    record = sweep_records()["0-bert-layers"]
+    assert record.variants[-1].quality is not None
+    record.variants[-1].quality.retained = 0.0
+    (row,) = board.rows(board.leaderboard({"0-bert-layers": record}))
+    assert row[3] == board.Ranked(Cell("0.0%"), 0.0)
 
 
 def test_the_front_is_that_of_quality_and_latency(records: dict[str, RunRecord]) -> None:

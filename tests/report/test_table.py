@@ -54,6 +54,11 @@ def test_rows_take_ratios_from_the_record(text_record):
     assert [cell.main for cell in table.rows(text_record)[0]][-3:] == ["11.9", "-", "250 MB"]
 
 
+def test_nothing_retained_is_no_missing_value(text_record):
+    text_record.variants[2].quality.retained = 0.0
+    assert table.rows(text_record)[2][4] == table.Cell("0.0%")
+
+
 def test_headers_name_metric_split_and_workload(text_record, image_record):
     assert table.headers(text_record)[3] == table.Cell("accuracy", "test")
     assert table.headers(text_record)[6] == table.Cell("p50 ms", "1 x 32")
