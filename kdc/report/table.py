@@ -95,6 +95,21 @@ def seconds(value: float) -> str:
     return f"{value:.0f} s" if value < 120 else f"{value / 60:.1f} min"
 
 
+def duration(record: RunRecord) -> str:
+    """What a run took, no less than its stages: `12 s, and 40 s of timing shared by 4 runs`; empty while it runs.
+
+    A sweep times its runs after they ended, alone where no other has their settings of `bench`: that is in their
+    stages, not in their own time.
+    """
+    own, timing = record.run.wall_seconds, record.timing
+    if own is None:
+        return ""
+    if timing is None or not (timing.together or sum(stage.wall_seconds for stage in record.stages) > own):
+        return seconds(own)
+    shared = f" shared by {len(timing.together)} runs" if timing.together else ""
+    return f"{seconds(own)}, and {seconds(timing.wall_seconds)} of timing{shared}"
+
+
 def short_workload(workload: Mapping[str, Any]) -> str:
     """`1 x 32` where a column is narrow; a workload without a length as it is spelled anywhere."""
     return f"{workload['batch']} x {workload['length']}" if "length" in workload else spelled(workload)

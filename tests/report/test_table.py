@@ -1,6 +1,8 @@
 import pytest
 
+from kdc.record import Stage, Timing
 from kdc.report import summary, table
+from kdc.report.html import run_page
 
 
 @pytest.mark.parametrize(
@@ -42,6 +44,32 @@ def test_energy_and_memory_are_told_where_they_were_measured(text_record):
     files = summary.files(text_record)
     assert files.head[-2:] == ["memory over idle", "on the GPU"]
     assert [row[-2:] for row in files.rows] == [["238 MB", "-"], ["238 MB", "-"], ["238 MB", "40.0 MB"]]
+
+
+@pytest.mark.parametrize(
+    ("own", "together", "said"),
+    [
+        (None, [], ""),
+        (60.0, [], "60 s"),
+        (12.0, [], "12 s, and 40 s of timing"),
+        (12.0, ["a", "b", "c", "d"], "12 s, and 40 s of timing shared by 4 runs"),
+        (60.0, ["a", "b", "c", "d"], "60 s, and 40 s of timing shared by 4 runs"),
+    ],
+)
+def test_a_run_took_no_less_than_its_stages(text_record, own, together, said):
+    """Of 12 seconds of its own none were for the timing; 60 hold it, unless it was shared."""
+    text_record.run.wall_seconds = own
+    text_record.stages = [
+        Stage(name=n, key="", cached=False, wall_seconds=s) for n, s in (("student", 9), ("latency", 40))
+    ]
+    text_record.timing = Timing(rounds=5, processes=10, wall_seconds=40, machine="m", together=together)
+    assert table.duration(text_record) == said
+    assert said in run_page(text_record)
+
+
+def test_a_run_that_was_not_timed_took_its_own_time(text_record):
+    text_record.timing = None
+    assert table.duration(text_record) == "11.7 min"
 
 
 def test_rows_take_ratios_from_the_record(text_record):
