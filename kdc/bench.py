@@ -20,6 +20,7 @@ from kdc.errors import KdcError, did_you_mean
 from kdc.export.artifact import Artifact
 from kdc.export.foreign import take_in
 from kdc.measure.latency import how_timed, time_variants
+from kdc.measure.noise import known_floor
 from kdc.measure.rounds import Contender
 from kdc.measure.settings import BenchConfig
 from kdc.measure.size import artifact_size
@@ -112,6 +113,7 @@ def bench_record(
 ) -> RunRecord:
     """Time all of them together, held against `baseline` (the first): a record with a variant for each."""
     baseline = chosen_baseline(entrants, baseline)
+    floor = known_floor(default_root())  # a damaged one is refused now, not after minutes of timing
     started, began = datetime.now(UTC), time.perf_counter()
     contenders = {name: entrant.contender(against=(baseline,)) for name, entrant in entrants.items()}
     with screen.bar("time the artifacts", "processes") as advance:
@@ -143,7 +145,7 @@ def bench_record(
             for name, entrant in entrants.items()
         ],
         baseline=baseline,
-        timing=how_timed(timings.values(), bench, seconds=seconds, cache_dir=default_root()),
+        timing=how_timed(timings.values(), bench, seconds=seconds, floor=floor),
         notes=[f"{name}: {note}" for name, timing in timings.items() for note in timing.notes],
     )
     record.verdict = verdict(record)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from kdc.data.examples import Examples
 from kdc.measure.latency import VariantTiming, how_timed, time_variants
+from kdc.measure.noise import NoiseFloor, known_floor
 from kdc.measure.rounds import Contender
 from kdc.measure.rows import spread
 from kdc.record import RunRecord, Variant
@@ -44,14 +45,15 @@ def time_runs(runs: Sequence[Untimed], screen: Screen) -> None:
     Runs with the same settings of `bench` share their rounds, so that the ratios between them are as good as those
     within one; an artifact that several of them have, byte by byte, is timed once.
     """
+    floor = known_floor(default_root())  # a damaged one is refused now, not after minutes of timing
     benches: dict[str, list[Untimed]] = {}
     for run in runs:
         benches.setdefault(run.config.bench.model_dump_json(), []).append(run)
     for together in benches.values():
-        _time_together(together, screen)
+        _time_together(together, floor, screen)
 
 
-def _time_together(runs: Sequence[Untimed], screen: Screen) -> None:
+def _time_together(runs: Sequence[Untimed], floor: NoiseFloor | None, screen: Screen) -> None:
     contenders, names = _contenders(runs)
     bench = runs[0].config.bench
     started = time.perf_counter()
@@ -62,7 +64,7 @@ def _time_together(runs: Sequence[Untimed], screen: Screen) -> None:
         for variant in run.record.variants:
             _enter(variant, timings[own[variant.name]], {name: variant for variant, name in own.items()})
             run.record.notes += [f"{variant.name}: {note}" for note in timings[own[variant.name]].notes]
-        run.record.timing = how_timed(timings.values(), bench, seconds=seconds, cache_dir=default_root())
+        run.record.timing = how_timed(timings.values(), bench, seconds=seconds, floor=floor)
         if len(runs) > 1:
             run.record.timing.together = [other.record.run.id for other in runs]
 

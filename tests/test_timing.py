@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from kdc import timing
+from kdc import machine, timing
 from kdc.cli.sweep import time_jobs
 from kdc.config import RunConfig, compose, to_run_config
 from kdc.errors import KdcError
@@ -17,6 +17,7 @@ from kdc.measure.rounds import Contender
 from kdc.measure.settings import BenchConfig
 from kdc.record import Artifact, Latency, Memory, Run, RunRecord, Variant, Versus
 from kdc.screen import Screen
+from kdc.store import default_root
 from kdc.timing import Untimed, time_runs
 from tests import tiny
 
@@ -131,6 +132,18 @@ def test_equal_variants_of_one_run_are_timed_each(stopwatch: Stopwatch, config: 
     """A pass that changed nothing must show the same latency because it was measured, not because it was copied."""
     time_runs([untimed(tmp_path / "a", config, teacher_torch="1", student_torch="1")], Screen())
     assert len(stopwatch.calls[0][0]) == 2
+
+
+def test_a_damaged_noise_floor_is_refused_before_anything_is_timed(
+    stopwatch: Stopwatch, config: RunConfig, tmp_path: Path
+) -> None:
+    """The rounds take minutes, and nothing of them would be kept."""
+    damaged = default_root() / "noise" / f"{machine.fingerprint()}.json"
+    damaged.parent.mkdir(parents=True)
+    damaged.write_text('{"floor": ')
+    with pytest.raises(KdcError, match=r"holds no noise floor; measure it again: kdc bench ARTIFACT --noise"):
+        time_runs([untimed(tmp_path / "a", config, teacher_torch="1")], Screen())
+    assert stopwatch.calls == []
 
 
 def test_jobs_that_cannot_be_timed_say_so_and_keep_their_quality(

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 from kdc import machine
-from kdc.measure.noise import known_floor
+from kdc.measure.noise import NoiseFloor
 from kdc.measure.processes import LIMIT_SECONDS
 from kdc.measure.rounds import Contender, Progress, Rounds, timed_rounds
 from kdc.measure.settings import BenchConfig
@@ -60,9 +59,10 @@ def time_variants(
     return timings
 
 
-def how_timed(timings: Iterable[VariantTiming], bench: BenchConfig, *, seconds: float, cache_dir: Path) -> Timing:
-    """What the record says about timing that took `seconds` in all."""
-    floor = known_floor(cache_dir)
+def how_timed(
+    timings: Iterable[VariantTiming], bench: BenchConfig, *, seconds: float, floor: NoiseFloor | None
+) -> Timing:
+    """What the record says about timing that took `seconds` in all, on a machine of the known noise `floor`."""
     return Timing(
         rounds=bench.rounds,
         processes=sum(timing.processes for timing in timings),

@@ -10,12 +10,14 @@ from typing import Any
 import onnx
 import pytest
 
+from kdc import machine
 from kdc.cli import bench as command
 from kdc.cli.main import main
 from kdc.measure.noise import known_floor
 from kdc.record import RunRecord
 from kdc.store import default_root
 from tests import foreign, tiny
+from tests.workers import Workers
 
 Capture = pytest.CaptureFixture[str]
 SHORT = ("--bench", "quick", "--rounds", "1", "--threads", "1", "--length", "8")
@@ -171,6 +173,18 @@ def test_wrong_input_is_one_line(
     monkeypatch.chdir(place)
     assert main(["bench", *words]) == 2
     assert message in error_of(capsys)
+
+
+def test_a_damaged_noise_floor_is_refused_before_any_worker_starts(
+    place: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers = Workers({}).install(monkeypatch)
+    damaged = default_root() / "noise" / f"{machine.fingerprint()}.json"
+    damaged.parent.mkdir(parents=True)
+    damaged.write_text('{"floor": ')
+    assert main(["bench", str(place / "lookup.onnx"), *SHORT]) == 2
+    assert f"{damaged} holds no noise floor; measure it again: kdc bench ARTIFACT --noise" in error_of(capsys)
+    assert workers.jobs == []
 
 
 def test_rows_without_the_column_that_is_read(place: Path, tmp_path: Path, capsys: Capture) -> None:

@@ -7,7 +7,7 @@ import pytest
 from kdc.errors import KdcError
 from kdc.measure import rounds
 from kdc.measure.latency import VariantTiming, how_timed, time_variants
-from kdc.measure.noise import NoiseFloor, keep_floor
+from kdc.measure.noise import NoiseFloor
 from kdc.measure.rounds import Contender
 from kdc.measure.settings import BenchConfig
 from kdc.record import Variant
@@ -115,17 +115,14 @@ def test_a_workload_that_many_processes_never_found_steady_is_noted(no_artifacts
     assert timing.notes == ["not steady after its warm-up at: batch 4 (3 of 3 processes)"]
 
 
-def test_the_record_says_how_it_was_timed(tmp_path):
+def test_the_record_says_how_it_was_timed():
     timings = [VariantTiming([], processes=3), VariantTiming([], processes=3)]
-    told = how_timed(timings, BENCH, seconds=12.34567, cache_dir=tmp_path)
+    told = how_timed(timings, BENCH, seconds=12.34567, floor=None)
     assert (told.rounds, told.processes, told.wall_seconds, told.noise_floor) == (3, 6, 12.346, None)
     known = NoiseFloor(
         floor=0.021, rounds=8, workload={}, runtime="torch", precision="fp32", machine=told.machine, measured_at="now"
     )
-    keep_floor(known, tmp_path)
-    assert how_timed(timings, BENCH, seconds=1, cache_dir=tmp_path).noise_floor == 0.021
-    keep_floor(known.model_copy(update={"machine": "another"}), tmp_path)
-    assert how_timed(timings, BENCH, seconds=1, cache_dir=tmp_path).noise_floor == 0.021
+    assert how_timed(timings, BENCH, seconds=1, floor=known).noise_floor == 0.021
 
 
 def test_a_worker_that_hangs_ends_the_timing(text_artifacts):
