@@ -88,6 +88,9 @@ def _check_noise(args: argparse.Namespace) -> None:
     for option in ("bench", "baseline", "data", "json"):
         if getattr(args, option) is not None:
             raise KdcError(f"--{option} means nothing to --noise", "leave one of them out")
+    for option in ("batch", "length"):
+        if len(getattr(args, option) or []) > 1:
+            raise KdcError(f"--noise times one workload, and --{option} names several", "name one")
 
 
 def settings(args: argparse.Namespace) -> BenchConfig:

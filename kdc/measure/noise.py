@@ -49,7 +49,8 @@ def measure_floor(
 ) -> NoiseFloor:
     """Time `contender` against itself on the first workload of `bench`, as a gate does and in at most its rounds.
 
-    How long and how often is the gate's: only batch, length and threads are `bench`'s.
+    How long and how often is the gate's: only batch, length and threads are `bench`'s. KdcError where it cannot run
+    that workload.
     """
     from kdc.export.artifact import Artifact
 
@@ -61,8 +62,11 @@ def measure_floor(
     one = BenchConfig.of_gate(batch=bench.batches[0], length=bench.lengths[0], threads=bench.threads)
     twice = {"A": contender, "A again": contender}
     with timed_rounds(twice, one, progress=progress, notify=notify) as timed:
+        if len(timed.workloads["A"]) != 1:
+            said = "; ".join(timed.notes["A"])
+            raise KdcError(f"{contender.path} can run nothing of the bench: {said}", "choose with --length what it can")
+        (workload,) = timed.workloads["A"]
         timed.more(rounds)
-    (workload,) = timed.workloads["A"]
     seen = judge(timed.log_ratios("A", "A again", workload), 0.0, confidence=LOOK_CONFIDENCE)
     return NoiseFloor(
         floor=max(seen.high, 1 / (1 + seen.low) - 1),

@@ -55,6 +55,14 @@ def test_more_rounds_than_a_gate_has_are_refused(text_artifacts):
         measure_floor(Contender(text_artifacts["onnxruntime"]), BENCH, rounds=33)
 
 
+def test_a_workload_that_cannot_be_run_is_refused_before_any_worker_starts(text_artifacts, monkeypatch):
+    workers = Workers({}).install(monkeypatch)
+    long = BENCH.model_copy(update={"lengths": [128, 16]})
+    with pytest.raises(KdcError, match=r"nothing of the bench: not timed at length 128: the model takes at most 32; "):
+        measure_floor(Contender(text_artifacts["onnxruntime"]), long, rounds=6)
+    assert workers.jobs == []
+
+
 def test_a_floor_is_remembered_for_its_machine(text_artifacts, tmp_path: Path, monkeypatch):
     assert known_floor(tmp_path) is None
     Workers({"A": [1.0] * 6, "A again": [1.0] * 6}).install(monkeypatch)
