@@ -166,6 +166,31 @@ def test_jobs_that_cannot_be_timed_say_so_and_keep_their_quality(
         assert (run.folder / "report.html").exists()
 
 
+def test_jobs_that_were_timed_before_others_failed_keep_their_latency(
+    monkeypatch: pytest.MonkeyPatch, config: RunConfig, tmp_path: Path
+) -> None:
+    stopwatch = Stopwatch()
+
+    def fail_when_long(contenders: Mapping[str, Contender], bench: BenchConfig, **_: Any) -> dict[str, VariantTiming]:
+        if bench.calls == 99:
+            raise KdcError("timing teacher.torch: the process was killed", exit_code=1)
+        return stopwatch(contenders, bench)
+
+    monkeypatch.setattr(timing, "time_variants", fail_when_long)
+    longer = config.model_copy(update={"bench": config.bench.model_copy(update={"calls": 99})})
+    runs = [untimed(tmp_path / name, each, teacher_torch="1") for name, each in (("a", config), ("b", longer))]
+    for run in runs:
+        run.folder.mkdir()
+    with pytest.raises(KdcError, match="was killed"):
+        time_jobs(runs)
+    timed, failed = (RunRecord.load(run.folder) for run in runs)
+    assert timed.variants[0].latency[0].p50_ms == 1.0
+    assert [stage.name for stage in timed.stages] == ["latency"]
+    assert timed.notes == ["teacher.torch: not steady"]
+    assert failed.variants[0].latency == failed.stages == []
+    assert failed.notes == ["not timed: timing teacher.torch: the process was killed"]
+
+
 def test_timed_jobs_are_completed(stopwatch: Stopwatch, config: RunConfig, tmp_path: Path) -> None:
     run = untimed(tmp_path / "a", config, teacher_torch="1")
     run.folder.mkdir()

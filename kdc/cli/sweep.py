@@ -107,7 +107,8 @@ def check_jobs(config: DictConfig, notify: Notify) -> None:
 def time_jobs(waiting: Sequence[Untimed]) -> None:
     """Time the artifacts of all jobs in common rounds, now that nothing trains any more, and complete their records.
 
-    What keeps them from being timed is noted in every record before it is raised: their quality stands.
+    What keeps them from being timed is noted in the records of all that were not before it is raised: their quality
+    stands, and so does the latency of those that were timed before.
     """
     from kdc.record import Stage
     from kdc.report.pages import save_run
@@ -118,7 +119,8 @@ def time_jobs(waiting: Sequence[Untimed]) -> None:
         time_runs(waiting, Screen())
     except KdcError as error:
         for run in waiting:
-            run.record.notes.append(f"not timed: {error}")
+            if run.record.timing is None:
+                run.record.notes.append(f"not timed: {error}")
         raise
     finally:
         for run in waiting:
