@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-import kdc
-from kdc import machine
+from kdc import machine, measure
 from kdc.errors import KdcError
 from kdc.measure.settings import BenchConfig
 from kdc.models.build import Built
@@ -89,10 +88,10 @@ def test_a_study_that_was_killed_in_the_middle_of_a_line_goes_on(script: Any, tm
 def test_a_study_goes_on_where_it_was_begun_alone(script: Any, tmp_path: Path) -> None:
     study = script("noise_study")
     noted = tmp_path / "repeats.json"
-    own = {"machine": machine.fingerprint(), "kdc": kdc.__version__}
+    own = {"machine": machine.fingerprint(), "timing": study.timing_hash()}
     noted.write_text(json.dumps({**own, "repeats": {"+10%": 7}}))
     assert study.calibrated(tmp_path) == {"+10%": 7}
-    for changed in ({"machine": "m"}, {"kdc": "0"}):
+    for changed in ({"machine": "m"}, {"timing": "0"}):
         noted.write_text(json.dumps({**own, **changed, "repeats": {"+10%": 7}}))
         ((name, value),) = changed.items()
         said = rf"holds a study of {name} {value}, not {own[name]}; name another --folder$"
@@ -101,8 +100,32 @@ def test_a_study_goes_on_where_it_was_begun_alone(script: Any, tmp_path: Path) -
         assert caught.value.exit_code == 2
         assert len(str(caught.value).splitlines()) == 1
     noted.write_text(json.dumps({"+10%": 7}))  # of a study that did not say
-    with pytest.raises(KdcError, match=r"machine None, not \w+ and of kdc None, not"):
+    with pytest.raises(KdcError, match=r"machine None, not \w+ and of timing None, not"):
         study.calibrated(tmp_path)
+
+
+def test_a_study_is_one_of_the_code_and_the_settings_that_it_was_timed_with(
+    script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = script("noise_study")
+    (tmp_path / "rounds.py").write_text("LOOKS = 1\n")
+    with monkeypatch.context() as patch:
+        patch.setattr(measure, "__file__", str(tmp_path / "__init__.py"))
+        before = study.timing_hash()
+        assert study.timing_hash() == before
+        (tmp_path / "rounds.py").write_text("LOOKS = 2\n")
+        assert study.timing_hash() != before
+    own = study.timing_hash()
+    monkeypatch.setattr(study, "BENCH", study.BENCH.model_copy(update={"calls": 99}))
+    assert study.timing_hash() != own
+
+
+def test_a_study_deletes_nothing_of_others(script: Any, tmp_path: Path) -> None:
+    thesis = tmp_path / "thesis.tex"
+    thesis.write_text("years of work")
+    with pytest.raises(KdcError, match=r"is not empty, and holds no study; name another --folder, or empty this one$"):
+        script("noise_study").calibrated(tmp_path)
+    assert thesis.read_text() == "years of work"
 
 
 @pytest.mark.parametrize(
