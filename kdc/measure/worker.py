@@ -12,7 +12,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -51,7 +51,7 @@ def run_job(job: dict[str, Any]) -> dict[str, Any]:
     gc.collect()
     gc.disable()
     measures = [*_grid(session, clock, job), *_rows(session, clock, job)]
-    first_call = clock.milliseconds(measures[0].call) if measures else None
+    first_call = clock.milliseconds(measures[0].calls[0]) if measures else None
     timed = [_take(measure, clock, meter, seconds=job["seconds"]) for measure in measures]
     return {
         "load_seconds": load_seconds,
@@ -65,8 +65,8 @@ def run_job(job: dict[str, Any]) -> dict[str, Any]:
 
 
 class _Measure(NamedTuple):
-    call: Call
-    """What is warmed up."""
+    calls: Sequence[Call]
+    """What is warmed up: the first until it is steady, and then each of the others once."""
     samples: Callable[[], list[float]]
     """Takes the samples, in milliseconds."""
 
@@ -75,7 +75,7 @@ def _grid(session: Session, clock: Clock, job: dict[str, Any]) -> Iterator[_Meas
     for workload in job["workloads"]:
         batch = session.example_batch(batch=workload["batch"], length=workload.get("length", 1))
         call = partial(session.run, batch)
-        yield _Measure(call, partial(time_calls, call, clock, calls=job["calls"], seconds=job["seconds"]))
+        yield _Measure([call], partial(time_calls, call, clock, calls=job["calls"], seconds=job["seconds"]))
 
 
 def _rows(session: Session, clock: Clock, job: dict[str, Any]) -> Iterator[_Measure]:
@@ -85,11 +85,13 @@ def _rows(session: Session, clock: Clock, job: dict[str, Any]) -> Iterator[_Meas
         rows = read_rows(Path(job["rows"]))
         calls = [partial(session.answers, rows.select([i])) for i in range(len(rows))]
         # No time limit here: stopping early would leave slow variants with other rows than fast ones.
-        yield _Measure(calls[0], lambda: [clock.milliseconds(call) for call in calls])
+        yield _Measure(calls, lambda: [clock.milliseconds(call) for call in calls])
 
 
 def _take(measure: _Measure, clock: Clock, meter: Meter | None, *, seconds: float) -> dict[str, Any]:
-    steady = warm_up(measure.call, clock, seconds=seconds)
+    steady = warm_up(measure.calls[0], clock, seconds=seconds)
+    for call in measure.calls[1:]:  # rows have lengths of their own, and the first call of a length is a slow one
+        clock.milliseconds(call)
     if meter:
         meter.start()
     samples = measure.samples()

@@ -16,6 +16,22 @@ run_job(json.load(sys.stdin))
 print(json.dumps([name for name in ("torch", "transformers", "datasets", "pandas") if name in sys.modules]))
 """
 
+COUNTED = """
+import json, sys
+from collections import Counter
+from kdc.export.artifact import Session
+from kdc.measure.worker import run_job
+counts, answers = Counter(), Session.answers
+
+def counted(self, examples):
+    counts.update(examples["text"])
+    return answers(self, examples)
+
+Session.answers = counted
+(timed,) = run_job(json.load(sys.stdin))["timed"]
+print(json.dumps([len(timed["samples"]), counts]))
+"""
+
 
 def start(job, *command):
     return subprocess.run(
@@ -49,6 +65,19 @@ def test_a_job_comes_back_with_samples_memory_and_load_time(runtime, text_artifa
     assert result["first_call_ms"] > 0
     assert result["peak_gpu_bytes"] is None
     assert all(timed["joules"] is None or timed["joules"] > 0 for timed in result["timed"])
+
+
+def test_every_row_is_called_once_before_it_is_timed(text_artifacts, texts, tmp_path):
+    """Rows have lengths of their own, and what a runtime does at its first call of a length is no latency."""
+    job = job_for(text_artifacts["onnxruntime"], tmp_path, texts, workloads=[])
+    done = start(job, "-c", COUNTED)
+    assert done.returncode == 0, done.stderr
+    samples, counts = json.loads(done.stdout.splitlines()[-1])
+    first, *others = texts.select(range(6))["text"]
+    assert samples == 6
+    assert [counts.pop(text) for text in others] == [2] * 5
+    assert list(counts) == [first]
+    assert counts[first] >= 4  # the very first call, a warm-up of at least two, and the one on the clock
 
 
 def test_serving_an_onnx_artifact_imports_no_torch(text_artifacts, image_artifacts, texts, images, tmp_path):
