@@ -17,6 +17,16 @@ class KdcError(Exception):
         self.exit_code = exit_code
 
 
+def in_one_line(error: BaseException) -> str:
+    """What ended a run, as its record tells it."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    if isinstance(error, KdcError):
+        return str(error)
+    first = (str(error).strip() or "no message").splitlines()[0]
+    return f"{type(error).__name__}: {first}"
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`did you mean 'x'?` for the nearest known word, else the known words themselves."""
     names = sorted(known)

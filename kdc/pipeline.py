@@ -21,7 +21,7 @@ import yaml
 from kdc import machine, stages, walk
 from kdc import record as records
 from kdc.data.load import load_splits
-from kdc.errors import KdcError
+from kdc.errors import in_one_line
 from kdc.measure.slices import cut
 from kdc.record import RunRecord
 from kdc.screen import Screen
@@ -105,7 +105,7 @@ class _Run:
             self.record.run.failed_stage = None
         except BaseException as error:
             self.record.run.status = "failed"
-            self.record.run.error = "interrupted" if isinstance(error, KeyboardInterrupt) else _one_line(error)
+            self.record.run.error = in_one_line(error)
             raise
         finally:
             self.record.run.wall_seconds = round(time.perf_counter() - self.started, 3)
@@ -232,13 +232,6 @@ class _Run:
 def _link(link: Path, target: Path) -> None:
     link.parent.mkdir(exist_ok=True)
     link.symlink_to(target, target_is_directory=True)
-
-
-def _one_line(error: BaseException) -> str:
-    if isinstance(error, KdcError):
-        return str(error)
-    first = (str(error).strip() or "no message").splitlines()[0]
-    return f"{type(error).__name__}: {first}"
 
 
 def _git_commit() -> str | None:

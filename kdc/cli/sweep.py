@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdc.errors import KdcError
+from kdc.errors import KdcError, in_one_line
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -117,10 +117,10 @@ def time_jobs(waiting: Sequence[Untimed]) -> None:
 
     try:
         time_runs(waiting, Screen())
-    except KdcError as error:
+    except BaseException as error:
         for run in waiting:
             if run.record.timing is None:
-                run.record.notes.append(f"not timed: {error}")
+                run.record.notes.append(f"not timed: {in_one_line(error)}")
         raise
     finally:
         for run in waiting:
