@@ -133,9 +133,9 @@ def link_latest(folder: Path) -> None:
         _note(f"{link} does not point to this run: {error.strerror}")
 
 
-def claim(folder: Path, key: str, *, records: str = "record.json") -> None:
-    """Make the output folder; refuse one that holds a run already, or that cannot be written."""
-    if next(folder.glob(records), None) is not None:
+def claim(folder: Path, key: str) -> None:
+    """Make the output folder; refuse one that holds a run or a sweep already, or that cannot be written."""
+    if any(next(folder.glob(records), None) is not None for records in ("record.json", "*/record.json")):
         raise KdcError(f"{folder} already holds a record", f"choose another folder with {key}=PATH, or delete it")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -165,7 +165,7 @@ class CheckFirst:
 
         with _exit_on_error():
             check_jobs(config, _note)
-            claim(Path(config.hydra.sweep.dir), "hydra.sweep.dir", records="*/record.json")
+            claim(Path(config.hydra.sweep.dir), "hydra.sweep.dir")
 
     def _nothing(self, **_: Any) -> None:
         """Hydra calls every event of every callback."""

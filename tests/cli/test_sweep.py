@@ -76,6 +76,19 @@ def test_a_folder_that_holds_a_sweep_is_refused(workdir: Path, pipeline: Calls, 
     assert len(pipeline) == 2
 
 
+def test_a_sweep_and_a_run_leave_each_others_folders_alone(workdir: Path, pipeline: Calls, capsys: Capture) -> None:
+    assert main(["run", "hydra.run.dir=single"]) == 0
+    assert main(["run", "-m", "seed=1,2", "hydra.sweep.dir=several"]) == 0
+    before = sorted(workdir.rglob("*"))
+    capsys.readouterr()
+    assert main(["run", "-m", "seed=1,2", "hydra.sweep.dir=single"]) == 2
+    assert "single already holds a record; choose another folder with hydra.sweep.dir=PATH" in capsys.readouterr().err
+    assert main(["run", "hydra.run.dir=several"]) == 2
+    assert "several already holds a record; choose another folder with hydra.run.dir=PATH" in capsys.readouterr().err
+    assert sorted(workdir.rglob("*")) == before
+    assert len(pipeline) == 3
+
+
 def test_lists_and_paths_sweep_too(workdir: Path, pipeline: Calls) -> None:
     assert main(["run", "-m", "compress=[],[int8]", "dataset=csv", "dataset.files.train=~/a,é.csv"]) == 0
     seen = [(list(call["config"].compress), call["config"].dataset.files.train) for call in pipeline]
