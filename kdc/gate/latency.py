@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -133,9 +134,19 @@ def _settled(
         return result.model_copy(update={"why": f"latency is not compared: {reason}"})
     if candidate.sha256 == baseline.sha256:
         return result.model_copy(update={"outcome": "pass", "why": "latency: the files are the same", "estimate": 0.0})
-    if noise is not None and not rule.floor and rule.max_slowdown < noise.floor:
+    if noise is not None and max(rule.max_slowdown, _at_most(rule.floor, before)) < noise.floor:
         return _below_noise(limit, rule.max_slowdown, noise, candidate, workload)
     return None
+
+
+def _at_most(floor: float | None, recorded: float | None) -> float:
+    """The largest share of the median that `floor` milliseconds may turn out to be, once that is timed again.
+
+    A recorded median decides nothing; here it only saves minutes where half of it would change nothing either.
+    """
+    if floor is None:
+        return 0.0
+    return 2 * floor / recorded if recorded else math.inf
 
 
 def _below_noise(limit: str, margin: float, noise: NoiseFloor, candidate: Side, workload: Workload) -> Result:

@@ -152,7 +152,7 @@ def test_a_floor_is_held_against_the_noise_by_what_was_timed_not_by_what_was_rec
     tmp_path: Path, now: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def slow(record: dict[str, Any]) -> None:
-        record["variants"][0]["latency"][0]["p50_ms"] = 100.0
+        record["variants"][0]["latency"][0]["p50_ms"] = 15.0
 
     before = write_run(tmp_path / "slow", answers(rows=20, wrong=2), change=slow)
     monkeypatch.setattr(latency, "timed_rounds", fake_timing(10.0))
@@ -160,7 +160,7 @@ def test_a_floor_is_held_against_the_noise_by_what_was_timed_not_by_what_was_rec
     assert (result.outcome, result.limit) == ("pass", "1 ms")
     (result,) = judged(now, before, "latency.floor=0.7ms", noise=NOISE)
     assert (result.outcome, result.limit) == ("refused", "0.7 ms")
-    assert result.why.startswith("latency: a margin of 7.0% is below the noise of this machine, 8.0%")
+    assert result.why.startswith("latency: a margin of 6.8% is below the noise of this machine, 8.0%")  # of 10.3 ms
 
 
 @pytest.mark.parametrize(
