@@ -1,11 +1,13 @@
 """What every test gets: its own cache and hub folders, no network, plain output; and real data, where there is any."""
 
+import errno
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
@@ -54,6 +56,29 @@ def _valid_records() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(RunRecord, "save", checked)
         yield
+
+
+@pytest.fixture
+def locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder without write permission: for root too, who may write anywhere and has to be refused here."""
+    folder = tmp_path / "locked"
+    folder.mkdir(mode=0o500)
+
+    def refusing(function: Callable[..., Any], writes: Callable[..., bool]) -> Callable[..., Any]:
+        def guarded(path: Any, *args: Any, **kwargs: Any) -> Any:
+            if isinstance(path, str | os.PathLike) and writes(*args):
+                place = Path(path).absolute()
+                if folder in (place, place.parent):
+                    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+            return function(path, *args, **kwargs)
+
+        return guarded
+
+    if os.geteuid() == 0:
+        monkeypatch.setattr(os, "mkdir", refusing(os.mkdir, lambda *_: True))
+        # A temporary file without a name opens the folder itself, to write.
+        monkeypatch.setattr(os, "open", refusing(os.open, lambda flags, *_: bool(flags & (os.O_WRONLY | os.O_RDWR))))
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -243,11 +243,11 @@ def test_a_store_that_cannot_be_written(tmp_path: Path) -> None:
     assert caught.value.exit_code == 2
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_store_without_write_permission(tmp_path: Path) -> None:
-    (tmp_path / "shut").mkdir(mode=0o500)
-    with pytest.raises(KdcError, match=r"cache_dir: cannot use .*Permission denied"):
-        Store(tmp_path / "shut" / "store").stage("teacher", PARTS, write)
+def test_a_store_without_write_permission(locked: Path) -> None:
+    with pytest.raises(KdcError, match=r"cache_dir: cannot use .*Permission denied") as caught:
+        Store(locked / "store").stage("teacher", PARTS, write)
+    assert caught.value.exit_code == 2
+    assert list(locked.iterdir()) == []
 
 
 def test_errors_of_the_builder_are_not_the_stores(store: Store, tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """What can be gated and against what; bundles that are whole or not there; sizes."""
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -142,11 +141,11 @@ def test_the_folder_one_is_in_is_not_replaced(
     assert (tmp_path / "empty").is_dir()
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_place_that_cannot_be_written(run: Path, tmp_path: Path) -> None:
-    (tmp_path / "locked").mkdir(mode=0o500)
-    with pytest.raises(KdcError, match=r"cannot write .*new \(Permission denied\)"):
-        save_bundle(open_candidate(run), tmp_path / "locked" / "new")
+def test_a_place_that_cannot_be_written(run: Path, locked: Path) -> None:
+    with pytest.raises(KdcError, match=r"cannot write .*new \(Permission denied\)") as caught:
+        save_bundle(open_candidate(run), locked / "new")
+    assert caught.value.exit_code == 2
+    assert list(locked.iterdir()) == []
 
 
 def test_a_place_below_a_file(run: Path) -> None:
