@@ -139,6 +139,26 @@ def test_medians_agree_when_their_interval_does(low: float, high: float, said: s
     assert script("bench_overhead").agrees(low, high) == said
 
 
+def test_the_results_have_a_place_before_anything_is_timed(
+    script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overhead, results = script("bench_overhead"), tmp_path / "a" / "b"
+    cell = {
+        "artifact": "student.torch", "runtime": "torch", "kdc_ms": 1.0, "plain_ms": 1.0, "ratio": 1.0,
+        "ci95": (0.99, 1.01), "worker_seconds": 2.0, "seconds_in_calls": 1.0, "agrees": "yes",
+    }  # fmt: skip
+
+    def compared(*_: Any) -> dict[str, Any]:
+        assert results.is_dir()
+        return cell
+
+    monkeypatch.setattr(overhead, "compared", compared)
+    monkeypatch.setattr("sys.argv", ["bench_overhead", "student.torch", "--results", str(results)])
+    assert overhead.main() == 0
+    assert json.loads((results / "bench_overhead.json").read_text())["cells"][0]["artifact"] == "student.torch"
+    assert "| student.torch | torch |" in (results / "bench_overhead.md").read_text()
+
+
 @pytest.mark.slow
 def test_a_plain_loop_feeds_what_the_model_takes(script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """For real, on a DistilBERT, which knows no token types."""
