@@ -144,7 +144,8 @@ def files(record: RunRecord) -> Grid:
         if v.artifact
     ]
     head = ["variant", "model file", "zipped", "parameters", "zeros", "MACs", "in int8", "load", "first call"]
-    return Grid("Files, operations, cold start and memory", [*head, "memory over idle", "on the GPU"], rows)
+    caption = "Files, operations (MACs of the three longest validation rows, as one batch), cold start and memory"
+    return Grid(caption, [*head, "memory over idle", "on the GPU"], rows)
 
 
 def stages(record: RunRecord) -> Grid:
