@@ -89,7 +89,7 @@ def _cache(folder: Path) -> dict[str, Any]:
 
 
 def _hub() -> dict[str, Any]:
-    from huggingface_hub import constants
+    from huggingface_hub import constants, get_token
 
     from kdc.hub import unreachable
 
@@ -99,7 +99,7 @@ def _hub() -> dict[str, Any]:
         "reachable": unreachable() is None,
         "offline": constants.HF_HUB_OFFLINE,
         "settings": settings,
-        "token": bool(os.environ.get("HF_TOKEN")),
+        "token": get_token() is not None,
     }
 
 
@@ -130,7 +130,7 @@ def _hints(found: dict[str, Any]) -> list[dict[str, str]]:
             (
                 "the processor has no int8 dot product (AVX512-VNNI, AVX-VNNI, AMX, Arm dotprod): int8 gains little "
                 "speed here, and weights are kept to 7 bits",
-                "measure on the machine that will serve, or compress=bf16",
+                "measure on the machine that will serve" + (", or compress=bf16" if found["bf16"] else ""),
             )
         )
     if found["gpus"] and "+cpu" in (found["packages"].get("torch") or ""):

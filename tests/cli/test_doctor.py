@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import constants
 
 from kdc import machine
 from kdc.cli import doctor
@@ -119,9 +120,38 @@ def test_what_a_poor_machine_is_told(
     monkeypatch.setattr(machine, "cpu", lambda: Cpu(model="old", cores=1, flags=["avx2"]))
     monkeypatch.setattr(machine, "gpus", lambda: [{"name": "NVIDIA H200", "memory_bytes": None, "driver": "1"}])
     monkeypatch.setattr(doctor, "LOW_DISK", 10**18)
-    hints = " | ".join(item["what"] for item in _items("hints", tmp_path))
-    for word in ("runs from its sources", "no int8 dot product", "built for the CPU only", "are free", "switched off"):
-        assert word in hints
+    remedies = {item["what"]: item["remedy"] for item in _items("hints", tmp_path)}
+    for word, remedy in {
+        "runs from its sources": "pip install -e .",
+        "no int8 dot product": "measure on the machine that will serve",
+        "built for the CPU only": "https://pytorch.org/get-started",
+        "are free": "kdc cache prune, or cache_dir=",
+        "switched off": "teacher.path=, data_dir=, HF_ENDPOINT=",
+    }.items():
+        assert [remedies[what] for what in remedies if word in what] == [remedy]
+
+
+@pytest.mark.parametrize(("bf16", "remedy"), [(False, ""), (True, ", or compress=bf16")])
+def test_what_helps_where_int8_is_slow(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, bf16: bool, remedy: str
+) -> None:
+    monkeypatch.setattr(machine, "has_int8_dot", lambda: False)
+    monkeypatch.setattr(machine, "has_bf16", lambda: bf16)
+    remedies = [item["remedy"] for item in _items("hints", tmp_path) if "no int8 dot product" in item["what"]]
+    assert remedies == ["measure on the machine that will serve" + remedy]
+
+
+def test_a_token_of_a_login_is_found_and_kept(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "token").write_text("hf_secret")
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    assert doctor.examine(tmp_path)["hub"]["token"] is False
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+    assert doctor.examine(tmp_path)["hub"]["token"] is True
+    run("--json", "--cache-dir", str(tmp_path))
+    run("--cache-dir", str(tmp_path))
+    assert "hf_secret" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
