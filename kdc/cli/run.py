@@ -62,6 +62,9 @@ def execute(args: argparse.Namespace) -> int:
     from kdc.machine import share_cores
 
     share_cores()
+    for flag, given in (("--resolve", args.resolve), ("--package", args.package is not None)):
+        if given and args.cfg is None:
+            raise KdcError(f"{flag} goes with --cfg alone", "add --cfg job, or leave it out")
     if args.config_dir is not None:
         check_extra(args.config_dir)
     words = prepare(args.overrides, sweep=args.multirun, extra=args.config_dir)

@@ -123,6 +123,8 @@ def test_dry_run_leaves_nothing(workdir: Path, pipeline: Calls) -> None:
         (["compress=none,int8"], "compress: several values make a sweep; add -m, or write compress='[none,int8]'"),
         (["--config-dir", "nowhere"], "--config-dir: no folder 'nowhere'"),
         (["-m", "--cfg", "job"], "argument -c/--cfg: not allowed with argument -m/--multirun"),
+        (["--resolve"], "--resolve goes with --cfg alone; add --cfg job, or leave it out"),
+        (["-m", "--package", "train", "seed=1,2"], "--package goes with --cfg alone; add --cfg job"),
         (["--bogus"], "unrecognized arguments: --bogus; see `kdc run --help`"),
         (["train"], "'train' is not key=value; write train=CHOICE"),
     ],
