@@ -141,6 +141,8 @@ def test_a_runtime_that_is_not_installed(place: Path, capsys: Capture, monkeypat
     monkeypatch.setattr(checks, "find_spec", lambda package: None if package == "onnxruntime" else package)
     assert kdc_run(place, "runtime=onnxruntime") == 2
     assert "runtime=onnxruntime: not installed: onnxruntime; pip install onnxruntime" in error_of(capsys)
+    assert not (place / "outputs").exists()
+    assert not (place / "cache").exists()
 
 
 def test_a_package_that_another_distribution_brings_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
