@@ -21,7 +21,7 @@ EXAMPLES = """examples:
 
 Do not prune while a run is at work: it may be reading a stage.
 """
-UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -122,7 +122,7 @@ def _ago(moment: float) -> str:
 
 
 def _bytes(text: str) -> int:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?", text.strip(), re.IGNORECASE)
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]i?)?B?", text.strip(), re.IGNORECASE)
     if match is None:
         raise argparse.ArgumentTypeError(f"'{text}' is no size; write it as 500MB or 5GB")
-    return int(float(match[1]) * UNITS[match[2].upper()])
+    return int(float(match[1]) * UNITS[(match[2] or "").upper()])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kdc.cli.cache import readable
+from kdc.cli.cache import _bytes, readable
 from kdc.cli.main import main
 from kdc.store import DAY, Store
 
@@ -67,6 +67,8 @@ def test_size(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
         (["--older-than", "10"], ["new"]),
         (["--max-size", "2.5MB"], ["middle", "new"]),
         (["--max-size", "1.5 mb"], ["new"]),
+        (["--max-size", "1.95MiB"], ["middle", "new"]),
+        (["--max-size", "1.95MB"], ["new"]),
         (["--all"], []),
     ],
 )
@@ -92,9 +94,18 @@ def test_another_place(store: Store, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert capsys.readouterr().out.splitlines()[-1] == f"0 stages, 0 B in {tmp_path}"
 
 
+@pytest.mark.parametrize("size", ["5GiB", "5 gib", "5Gi"])
+def test_an_i_counts_by_1024(size: str) -> None:
+    assert _bytes(size) == 5 * 1024**3
+
+
 @pytest.mark.parametrize(
-    "arguments", [[], ["sweep"], ["prune", "--max-size", "lots"], ["prune", "--all", "--older-than", "3"]]
-)
+    "arguments",
+    [
+        [], ["sweep"], ["prune", "--max-size", "lots"], ["prune", "--max-size", "5iB"],
+        ["prune", "--all", "--older-than", "3"],
+    ],
+)  # fmt: skip
 def test_wrong_arguments(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(*arguments) == 2
     error = capsys.readouterr().err
