@@ -38,6 +38,7 @@ def job(tmp_path: Path) -> Path:
         if [[ $1 == run ]]; then
             echo "$@" >>run.log
             [[ ! -e refuse ]] || exit 2
+            [[ $* != *hydra.run.dir=* ]] || exit 0
             mkdir -p outputs && ln -sfn "$PWD/prepared" outputs/latest
         else
             PYTHONPATH={ROOT} exec {sys.executable} -m kdc "$@"
@@ -80,6 +81,20 @@ def test_a_first_job_saves_what_later_ones_are_held_against(job: Path) -> None:
     (job / "refuse").touch()
     assert step(job, "Run and gate") == 2
     assert not (job / "gate.md").exists()
+
+
+def test_an_older_run_is_not_gated_in_place_of_this_one(job: Path) -> None:
+    (job / "outputs").mkdir()
+    (job / "outputs" / "latest").symlink_to(job / "prepared")
+    command = ["scripts/ci_gate", "baseline", "hydra.run.dir=mine"]
+    place = {**os.environ, "PATH": f"{job / 'bin'}:{os.environ['PATH']}"}
+    done = subprocess.run(command, cwd=job, env=place, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "scripts/ci_gate: this run is not outputs/latest; leave out hydra.run.dir= and dry_run=true\n"
+    )
+    assert not (job / "baseline").exists()
+    assert (job / "prepared" / "record.json").is_file()
 
 
 def test_the_newest_main_becomes_the_baseline(job: Path) -> None:
