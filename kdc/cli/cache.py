@@ -21,6 +21,10 @@ EXAMPLES = """examples:
 
 Do not prune while a run is at work: it may be reading a stage.
 """
+PRUNE = """Delete stages.
+
+models/ of a run holds links into the store, which lead nowhere once their stages are deleted; all else of a run stays.
+"""
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 
 
@@ -36,7 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         ("verify", "read every file and compare its checksum"),
     ):
         actions.add_parser(name, parents=[common], help=summary, description=summary)
-    prune = actions.add_parser("prune", parents=[common], help="delete stages", description="Delete stages.")
+    prune = actions.add_parser("prune", parents=[common], help="delete stages", description=PRUNE)
     what = prune.add_mutually_exclusive_group()
     what.add_argument("--older-than", type=float, metavar="DAYS", help="not used for so many days (default: 30)")
     what.add_argument("--max-size", type=_bytes, metavar="SIZE", help="until the rest is no larger, e.g. 5GB")

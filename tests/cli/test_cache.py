@@ -80,6 +80,11 @@ def test_prune(store: Store, capsys: pytest.CaptureFixture[str], arguments: list
     assert f"freed {3 - len(left)}.0 MB; left: {len(left)} stage" in output
 
 
+def test_prune_says_what_it_breaks(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("prune", "--help") == 0
+    assert "models/ of a run holds links into the store" in capsys.readouterr().out
+
+
 def test_verify(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("verify") == 0
     assert capsys.readouterr().out.startswith("all whole: 3 stages")
