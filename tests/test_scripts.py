@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import tomllib
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
@@ -37,6 +38,13 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Any:
         return module
 
     return load
+
+
+def test_ruff_reads_every_python_script() -> None:
+    named = tomllib.loads((SCRIPTS.parent / "pyproject.toml").read_text())["tool"]["ruff"]["extend-include"]
+    scripts = [path for path in SCRIPTS.iterdir() if path.is_file() and not path.suffix]
+    python = [path.name for path in scripts if "python" in path.read_text().partition("\n")[0]]
+    assert sorted(named) == sorted(f"scripts/{name}" for name in python)
 
 
 def test_gate_runs_on_rounds_that_leave_no_doubt(script: Any) -> None:
