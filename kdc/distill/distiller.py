@@ -2,65 +2,84 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from kdc.distill.terms.base import Term
+from kdc.distill.schedules import value_at
+from kdc.distill.terms.base import Batch, Term
 from kdc.errors import KdcError
-
-SWITCHES = {"hidden_states": "output_hidden_states", "attentions": "output_attentions"}
-"""Signals that a `transformers` model returns only when asked, and how it is asked."""
+from kdc.models.taps import Outline, Taps
 
 
 class Distiller(nn.Module):
-    """`forward(inputs, labels, teacher)` -> the weighted sum of all terms.
+    """`forward(inputs, labels, teacher)` -> the weighted sum of all terms, and each of them by itself.
 
-    Between two calls of `drain` it adds up every term's raw value on the device, so that logging costs no sync a step.
+    `progress` is set by who trains it. Between two calls of `drain` it adds up every term's values on the device, so
+    that logging costs no sync a step. `outlines` are the student's and the teacher's, for terms with parts of their
+    own (projections); terms without a teacher need none.
     """
 
-    def __init__(self, student: nn.Module, terms: Mapping[str, Term]) -> None:
+    def __init__(
+        self, student: nn.Module, terms: Mapping[str, Term], outlines: tuple[Outline, Outline] | None = None
+    ) -> None:
         super().__init__()
         self.student = student
         self.terms = dict(terms)
-        self._read = {signal: key for key, term in self.terms.items() for signal in term.reads}
-        takes = inspect.signature(student.forward).parameters
-        any_name = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in takes.values())
-        wanted = [SWITCHES[signal] for signal in self._read if signal in SWITCHES]
-        self._asked = {switch: True for switch in wanted if any_name or switch in takes}
-        if "output_attentions" in self._asked:
-            student.set_attn_implementation("eager")  # type: ignore[operator]  # the others never form the matrix
+        heads = {key: term.head(*outlines) for key, term in self.terms.items()} if outlines else {}
+        self.heads = nn.ModuleDict({key: head for key, head in heads.items() if head is not None})
+        self.progress = 0.0
+        self._taps = Taps(student, {signal for term in self.terms.values() for signal in term.reads})
         self._sums: dict[str, Tensor] = {}
         self._batches = 0
 
     def forward(
-        self, inputs: dict[str, Tensor], labels: Tensor | None = None, teacher: dict[str, Tensor] | None = None
+        self, inputs: dict[str, Tensor], labels: Tensor | None = None, teacher: Mapping[str, Any] | None = None
     ) -> dict[str, Tensor]:
-        outputs = self.student(**inputs, **self._asked)
-        said = {signal: outputs.get(signal) for signal in self._read}
-        for signal, value in said.items():
-            if value is None:
-                key = self._read[signal]
-                raise KdcError(
-                    f"loss.terms.{key} reads {signal}, which the student does not put out",
-                    f"switch it off: loss.terms.{key}=null",
-                )
-        total = torch.zeros((), device=next(iter(inputs.values())).device)
-        for key, term in self.terms.items():
-            raw = term.loss(said, teacher or {}, labels if term.needs_labels else None)
-            total = total + term.weight * raw
-            self._sums[key] = self._sums.get(key, 0.0) + raw.detach()
+        parts = self.parts(inputs, labels, teacher)
+        total = torch.stack([weighted for _, weighted in parts.values()]).sum()
+        for key, (raw, weighted) in parts.items():
+            for name, value in ((key, raw), (f"{key}_weighted", weighted)):
+                self._sums[name] = self._sums.get(name, 0.0) + value.detach()
         self._batches += 1
         return {"loss": total}
 
+    def parts(
+        self, inputs: dict[str, Tensor], labels: Tensor | None = None, teacher: Mapping[str, Any] | None = None
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """Raw and weighted value of every term on one batch."""
+        batch = Batch(
+            student=self._ask(inputs),
+            teacher=teacher or {},
+            labels=labels,
+            mask=inputs["attention_mask"].bool() if "attention_mask" in inputs else None,
+            progress=self.progress,
+        )
+        parts = {}
+        for key, term in self.terms.items():
+            values = term.loss(batch, self.heads[key] if key in self.heads else None)
+            parts[key] = values.mean(), (value_at(term.weight, batch) * values).mean()
+        return parts
+
     def drain(self) -> dict[str, float]:
         """Means since the last call: `<term>` raw and `<term>_weighted`."""
-        means: dict[str, Any] = {}
-        for key, value in self._sums.items():
-            means[key] = float(value) / self._batches
-            means[f"{key}_weighted"] = means[key] * self.terms[key].weight
+        means = {name: float(total) / self._batches for name, total in self._sums.items()}
         self._sums, self._batches = {}, 0
         return means
+
+    def release(self) -> nn.Module:
+        """The student alone, as it ships."""
+        self._taps.close()
+        return self.student
+
+    def _ask(self, inputs: Mapping[str, Tensor]) -> Mapping[str, Any]:
+        said = self._taps(inputs)
+        for key, term in self.terms.items():
+            if missing := sorted(term.reads - said.keys()):
+                raise KdcError(
+                    f"loss.terms.{key} reads {missing[0]}, which the student does not put out",
+                    f"switch it off: loss.terms.{key}=null",
+                )
+        return said

@@ -52,17 +52,31 @@ class CNNConfig(PreTrainedConfig):
 
 
 class _Net(PreTrainedModel):
-    """`pixel_values` `[batch, channels, size, size]` -> `logits` `[batch, labels]`."""
+    """`pixel_values` `[batch, channels, size, size]` -> `logits` `[batch, labels]`.
+
+    Its hidden states are the pixels and what comes out of each block, the modules up to one of the kind `block_end`.
+    """
 
     main_input_name = "pixel_values"
+    block_end: type[nn.Module]
     layers: nn.Sequential
 
-    def forward(self, pixel_values: Tensor) -> ImageClassifierOutputWithNoAttention:
-        return ImageClassifierOutputWithNoAttention(logits=self.layers(pixel_values))
+    def forward(
+        self, pixel_values: Tensor, output_hidden_states: bool | None = None
+    ) -> ImageClassifierOutputWithNoAttention:
+        values, hidden_states = pixel_values, [pixel_values]
+        for layer in self.layers:
+            values = layer(values)
+            if isinstance(layer, self.block_end):
+                hidden_states.append(values)
+        return ImageClassifierOutputWithNoAttention(
+            logits=values, hidden_states=tuple(hidden_states) if output_hidden_states else None
+        )
 
 
 class MLP(_Net):
     config_class = MLPConfig
+    block_end = nn.ReLU
 
     def __init__(self, config: MLPConfig) -> None:
         super().__init__(config)
@@ -77,6 +91,7 @@ class MLP(_Net):
 
 class CNN(_Net):
     config_class = CNNConfig
+    block_end = nn.MaxPool2d
 
     def __init__(self, config: CNNConfig) -> None:
         super().__init__(config)

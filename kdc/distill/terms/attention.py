@@ -1,0 +1,1 @@
+"""Attention maps, layer by layer."""

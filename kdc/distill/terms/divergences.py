@@ -1,0 +1,1 @@
+"""Other distances between the logits of student and teacher than forward KL."""

@@ -1,0 +1,1 @@
+"""Relations between the examples of a batch: distances, angles, similarities."""

@@ -1,0 +1,1 @@
+"""Matching the derivative of the output with respect to the input."""

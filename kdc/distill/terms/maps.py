@@ -1,0 +1,1 @@
+"""Feature maps of convolutional nets: hints, attention transfer, neuron selectivity."""

@@ -1,0 +1,1 @@
+"""Self-attention relations of one layer (MiniLM and MiniLMv2): of queries, keys and values."""

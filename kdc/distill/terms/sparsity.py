@@ -1,0 +1,1 @@
+"""Penalties on the student's weights that prepare it for pruning."""

@@ -1,0 +1,215 @@
+"""What a model says of a batch besides its answer: hidden states, attentions, queries, features, gradients.
+
+Signals by name, for a batch of `rows` texts of `length` tokens (pictures have their own shapes):
+
+    logits            [rows, classes]
+    hidden_states     a layer each, the embeddings first: [rows, length, width]; of convolutional nets the feature maps
+                      [rows, channels, height, width]; of plain nets [rows, width]
+    attentions        a layer each: [rows, heads, length, length], rows of the matrix sum to 1
+    queries, keys, values      a layer each: [rows, length, width], all heads side by side
+    features          what the last layer reads: [rows, width]
+    input_embeddings  what the first layer reads: [rows, length, width], or the pixels
+    input_gradients   of the largest logit with respect to the input embeddings, of their shape
+    weights           matrices and kernels by name, independent of the batch
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kdc.errors import KdcError
+from kdc.models.layers import layer_stack
+
+LAYERED = frozenset({"hidden_states", "attentions", "queries", "keys", "values"})
+"""Signals that are a tuple, a tensor a layer."""
+SWITCHES = {"hidden_states": "output_hidden_states", "attentions": "output_attentions"}
+"""Signals that a `transformers` model returns only when asked, and how it is asked."""
+PROJECTIONS = {
+    "queries": ("query", "q_lin", "q_proj", "query_proj", "q"),
+    "keys": ("key", "k_lin", "k_proj", "key_proj", "k"),
+    "values": ("value", "v_lin", "v_proj", "value_proj", "v"),
+}
+"""What the linears inside an attention are called."""
+FUSED = ("c_attn", "Wqkv", "qkv", "qkv_proj", "query_key_value")
+"""... and those that compute all three at once, side by side."""
+MATRICES = ("Linear", "Conv1D", "Conv2d", "Embedding")
+
+Signals = Mapping[str, Any]
+"""By name: a tensor, a tuple of them (`LAYERED`), or names with tensors (`weights`)."""
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What a model can say, in which shapes, for `ROWS` rows of `LENGTH` tokens.
+
+    `shapes` has an entry for every signal that it was asked for and has; one shape a layer. `vocabulary` tells texts
+    that are cut into the same tokens (None: the model reads none).
+    """
+
+    name: str
+    shapes: Mapping[str, tuple[Shape, ...]] = field(default_factory=dict)
+    vocabulary: str | None = None
+
+    def __contains__(self, signal: str) -> bool:
+        return signal in self.shapes
+
+    @property
+    def depth(self) -> int:
+        """Layers, embeddings not counted: of whichever layered signal was asked for."""
+        for signal in sorted(LAYERED & self.shapes.keys()):
+            return len(self.shapes[signal]) - (signal == "hidden_states")
+        raise LookupError("no layered signal was asked for")
+
+    def width(self, signal: str, layer: int = -1) -> int:
+        """The last axis of texts' signals and plain nets', the channels of feature maps."""
+        shape = self.shapes[signal][layer]
+        return shape[1] if len(shape) == 4 and signal != "attentions" else shape[-1]
+
+
+ROWS, LENGTH = 2, 5
+
+
+class Taps:
+    """Calls a model and brings the named signals of it.
+
+    Hooks stay in the model until `close`. Asking for attentions makes it compute them in the plain way: the fast ones
+    never form the matrix.
+    """
+
+    def __init__(self, model: Any, names: Collection[str]) -> None:
+        self.model = model
+        self.names = tuple(sorted(names))
+        takes = inspect.signature(model.forward).parameters
+        any_name = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in takes.values())
+        wanted = [SWITCHES[name] for name in self.names if name in SWITCHES]
+        self._asked = {switch: True for switch in wanted if any_name or switch in takes}
+        if hasattr(model, "set_attn_implementation") and {"attentions", "input_gradients"} & set(names):
+            model.set_attn_implementation("eager")
+        self._seen: dict[str, dict[int, Tensor]] = {}
+        self._hooks = list(self._install())
+
+    def __call__(self, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
+        """The signals that the model has of those that were asked for; the others are missing."""
+        self._seen = {}
+        if "input_gradients" in self.names:
+            with torch.enable_grad():
+                said = self._said(inputs)
+                [said["input_gradients"]] = torch.autograd.grad(
+                    said["logits"].amax(dim=-1).sum(), said["input_embeddings"]
+                )
+        else:
+            said = self._said(inputs)
+        self._seen = {}
+        return {name: said[name] for name in self.names if said.get(name) is not None}
+
+    def close(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+    def _said(self, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
+        if {"input_embeddings", "input_gradients"} & set(self.names) and "pixel_values" in inputs:
+            pixels = inputs["pixel_values"].detach().requires_grad_()
+            inputs = {**inputs, "pixel_values": pixels}
+            self._seen["input_embeddings"] = {0: pixels}
+        outputs = self.model(**inputs, **self._asked)
+        said: dict[str, Any] = {name: outputs.get(name) for name in ("logits", *SWITCHES) if name in outputs}
+        for name, layers in self._seen.items():
+            said[name] = tuple(layers[i] for i in sorted(layers)) if name in LAYERED else layers[0]
+        if "weights" in self.names:
+            said["weights"] = dict(matrices(self.model))
+        return said
+
+    def _install(self) -> Iterator[Any]:
+        if "features" in self.names:
+            yield last_linear(self.model).register_forward_pre_hook(self._keep_features)
+        if {"input_embeddings", "input_gradients"} & set(self.names) and _reads_tokens(self.model):
+            yield self.model.get_input_embeddings().register_forward_hook(self._keep_embeddings)
+        if wanted := [name for name in PROJECTIONS if name in self.names]:
+            for layer, block in enumerate(_blocks(self.model)):
+                for name, module in block.named_modules():
+                    last = name.rpartition(".")[2]
+                    for signal in wanted:
+                        if last in PROJECTIONS[signal] and hasattr(module, "weight"):
+                            yield module.register_forward_hook(partial(self._keep, signal, layer))
+                    if last in FUSED and hasattr(module, "weight"):
+                        yield module.register_forward_hook(partial(self._split, wanted, layer))
+
+    def _keep(self, signal: str, layer: int, module: nn.Module, inputs: Any, output: Tensor) -> None:
+        self._seen.setdefault(signal, {})[layer] = output
+
+    def _split(self, wanted: list[str], layer: int, module: nn.Module, inputs: Any, output: Tensor) -> None:
+        for signal, part in zip(PROJECTIONS, output.chunk(3, dim=-1), strict=True):
+            if signal in wanted:
+                self._keep(signal, layer, module, inputs, part)
+
+    def _keep_features(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self._seen["features"] = {0: inputs[0]}
+
+    def _keep_embeddings(self, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        output = output if output.requires_grad or not torch.is_grad_enabled() else output.requires_grad_()
+        self._seen["input_embeddings"] = {0: output}
+        return output
+
+
+def outline(model: Any, names: Collection[str], *, name: str, vocabulary: str | None = None) -> Outline:
+    """Ask a model for these signals and look at what comes; one without data (`meta`) is given memory, no weights."""
+    if next(model.parameters()).is_meta:
+        model.to_empty(device="cpu")
+        for buffer in model.buffers():
+            buffer.zero_()  # positions index tables
+    device = next(model.parameters()).device
+    if vocabulary is not None or _reads_tokens(model):
+        tokens = torch.ones(ROWS, LENGTH, dtype=torch.long, device=device)
+        takes = inspect.signature(model.forward).parameters
+        inputs = {name: tokens for name in ("input_ids", "attention_mask") if name in takes}
+    else:
+        size, channels = model.config.image_size, model.config.num_channels
+        height, width = size if isinstance(size, list | tuple) else (size, size)
+        inputs = {"pixel_values": torch.zeros(ROWS, channels, height, width, device=device)}
+    training = model.training
+    shapes = {}
+    for signal in sorted(names):
+        try:
+            taps = Taps(model.eval(), {signal})
+        except KdcError:
+            continue
+        try:
+            with torch.no_grad():
+                said = taps(inputs).get(signal)
+        finally:
+            taps.close()
+        if said is not None:
+            layers = said if isinstance(said, tuple) else said.values() if isinstance(said, dict) else (said,)
+            shapes[signal] = tuple(tuple(layer.shape) for layer in layers)
+    model.train(training)
+    return Outline(name, shapes, vocabulary)
+
+
+def matrices(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The weights of linears, convolutions and embeddings by module name."""
+    for name, module in model.named_modules():
+        if type(module).__name__ in MATRICES:
+            yield name, module.weight
+
+
+def last_linear(model: Any) -> nn.Module:
+    """The layer with a row for each label."""
+    labels = model.config.num_labels
+    return [module for module in model.modules() if getattr(module, "out_features", None) == labels][-1]
+
+
+def _blocks(model: Any) -> Iterator[nn.Module]:
+    name, _ = layer_stack(model)
+    yield from model.get_submodule(name).children()
+
+
+def _reads_tokens(model: Any) -> bool:
+    return model.main_input_name == "input_ids"
