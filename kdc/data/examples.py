@@ -11,14 +11,17 @@ import numpy as np
 INPUTS = ("text", "text_pair", "image")
 """The columns that models read, whatever the task. Any other holds what they should answer."""
 
+IGNORED = -100
+"""The label of a row that has none (those of a transfer set), and of tokens that are padding."""
+
 
 @dataclass(frozen=True)
 class Examples:
     """Rows of one split, column by column.
 
     Columns that tasks know: `text` and `text_pair` (lists of str), `image` (uint8 `[rows, height, width, channels]`,
-    or a list of such arrays when sizes differ), `label` (int64 `[rows]`, an index into `labels`) and those that a task
-    adds, such as a label a token. Rows without a class have no `label` column.
+    or a list of such arrays when sizes differ), `label` (int64 `[rows]`, an index into `labels`, or `IGNORED`) and
+    those that a task adds, such as a label a token. Rows of tasks without classes have no `label` column.
 
     `extras` are columns of the data under their own names, as text. No model reads them and no answer is in them, so
     ids and fingerprints know nothing of them: quality is told by their values.
@@ -76,6 +79,34 @@ class Examples:
 
 Splits = dict[str, Examples]
 """`train`, `validation`, `test`: all three are always there after `load`; `test` may have come from `train`."""
+
+
+def unlabelled(inputs: Mapping[str, Sequence[Any] | np.ndarray], like: Examples) -> Examples:
+    """Rows of these inputs whose classes, where rows `like` these have some, nobody knows."""
+    rows = len(next(iter(inputs.values())))
+    label = {"label": np.full(rows, IGNORED, dtype=np.int64)} if "label" in like else {}
+    return Examples({**inputs, **label}, like.labels)
+
+
+def joined(*parts: Examples) -> Examples:
+    """The rows of all parts, which have the same columns, one after the other. Extras stay behind."""
+    columns: dict[str, Any] = {}
+    for name in parts[0].columns:
+        pieces = [part[name] for part in parts]
+        alike = all(isinstance(piece, np.ndarray) for piece in pieces) and len({p.shape[1:] for p in pieces}) == 1
+        columns[name] = np.concatenate(pieces) if alike else [row for piece in pieces for row in piece]
+    return Examples(columns, parts[0].labels)
+
+
+def loose_ids(examples: Examples) -> list[str]:
+    """`ids` to which white space in texts makes no difference."""
+    inputs = {name: examples[name] for name in examples.inputs}
+    return Examples(
+        {
+            name: column if name == "image" else [" ".join(text.split()) for text in column]
+            for name, column in inputs.items()
+        }
+    ).ids
 
 
 def _hash_row(values: Sequence[Any]) -> str:

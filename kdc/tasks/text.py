@@ -36,9 +36,9 @@ class TextEncoder(Encoder):
         self._tokenizer = Tokenizer.from_str(tokenizer_json)
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(self.max_length, strategy="longest_first")
-        pad = settings.get("pad_token")
-        pad = pad["content"] if isinstance(pad, Mapping) else pad
+        pad = _special(settings, "pad_token")
         self.pad_id = self._tokenizer.token_to_id(pad) if pad else None
+        self.mask_token = _special(settings, "mask_token")
 
     def for_model(self, inputs: Sequence[str], *, max_length: int) -> TextEncoder:
         """The same tokenizer for a model that takes these inputs and no more tokens than this."""
@@ -91,6 +91,11 @@ class TextEncoder(Encoder):
             (folder / TOKENIZER).read_text(encoding="utf-8"),
             json.loads((folder / SETTINGS).read_text(encoding="utf-8")),
         )
+
+
+def _special(settings: Mapping[str, Any], name: str) -> str | None:
+    token = settings.get(name)
+    return token["content"] if isinstance(token, Mapping) else token
 
 
 def train_wordpiece(texts: Sequence[str], vocab_size: int) -> Any:

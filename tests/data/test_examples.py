@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kdc.data.examples import Examples
+from kdc.data.examples import Examples, joined, loose_ids, unlabelled
 from kdc.data.saved import read_splits, save_splits
 
 
@@ -90,3 +90,34 @@ def test_extras_follow_their_rows_and_leave_ids_and_fingerprints_alone(tmp_path:
     assert (read["train"].extras, read["test"].extras) == ({}, {"source": ["web", "book", ""]})
     with pytest.raises(ValueError, match="differ in length"):
         Examples(columns, ("x", "y"), {"source": ["web"]})
+
+
+def test_joined_rows_keep_their_order_and_stay_an_array_where_sizes_agree() -> None:
+    one = Examples(
+        {"image": np.zeros((2, 4, 4, 1), np.uint8), "label": np.array([0, 1])}, ("a", "b"), {"x": ["1", "2"]}
+    )
+    other = unlabelled({"image": np.ones((1, 4, 4, 1), np.uint8)}, like=one)
+    both = joined(one, other)
+    assert both["label"].tolist() == [0, 1, -100]
+    assert (both["label"].dtype, both["image"].shape, both.labels, both.extras) == (
+        np.int64,
+        (3, 4, 4, 1),
+        ("a", "b"),
+        {},
+    )
+    assert both.ids == [*one.ids, *other.ids]
+    larger = unlabelled({"image": np.ones((1, 5, 4, 1), np.uint8)}, like=one)
+    assert [image.shape[0] for image in joined(one, larger)["image"]] == [4, 4, 5]
+
+
+def test_rows_like_those_of_a_task_without_classes_have_no_label() -> None:
+    assert list(unlabelled({"text": ["a"]}, like=Examples({"text": ["b"]})).columns) == ["text"]
+
+
+def test_white_space_makes_no_difference_to_loose_ids() -> None:
+    examples = Examples({"text": ["a  b ", "a b", "ab"], "text_pair": ["c", " c", "c"]})
+    first, second, third = loose_ids(examples)
+    assert (first == second, first == third) == (True, False)
+    assert len(set(examples.ids)) == 3
+    images = Examples({"image": np.zeros((1, 2, 2, 1), np.uint8)})
+    assert loose_ids(images) == images.ids

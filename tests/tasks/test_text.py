@@ -75,6 +75,14 @@ def test_an_empty_text_is_its_special_tokens_and_an_unknown_word_is_unk(encoder:
     assert unknown["input_ids"] == [ids["[CLS]"], ids["[UNK]"], ids["[SEP]"]]
 
 
+def test_the_mask_token_in_a_text_is_one_token(encoder: TextEncoder, tmp_path: Path) -> None:
+    encoder.save(tmp_path)
+    mask = encoder._tokenizer.token_to_id("[MASK]")
+    for one in (encoder, TextEncoder.load(tmp_path), encoder.for_model(["input_ids"], max_length=9)):
+        (row,) = one.encode(Examples({"text": [f"the {one.mask_token}"]}))
+        assert row["input_ids"][2:-1] == [mask]
+
+
 def test_collate_pads_to_the_longest_row_or_as_asked(encoder: TextEncoder) -> None:
     encoded = encoder.encode(Examples({"text": ["the film", "the film was really good"]}))
     assert [encoder.length(row) for row in encoded] == [4, 7]

@@ -6,8 +6,9 @@ from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
+from kdc.data.examples import IGNORED as IGNORED
 from kdc.distill.schedules import Weight, asks_confidence, extremes
 from kdc.registry import Component, Registry
 
@@ -15,9 +16,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from kdc.models.taps import Outline, Signals
-
-IGNORED = -100
-"""The label of a row or token that has none: padding, and rows of a transfer set."""
 
 
 @dataclass(frozen=True)
