@@ -1,42 +1,13 @@
-"""What terms share: means over real tokens and rows, layer maps, projections, gathering over processes."""
+"""What terms share on tensors: means over real tokens and rows, projections, gathering over processes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-
-LayerMap = Literal["uniform", "top", "bottom", "last"] | list[tuple[int, int]]
-"""How layers are paired: every student layer with one of the teacher's, the last two alone, or pairs of numbers from 0
-(student's, teacher's)."""
-
-
-def layer_pairs(choice: LayerMap, student: int, teacher: int) -> list[tuple[int, int]]:
-    """Pairs of layer numbers from 0 of models with so many layers.
-
-    `uniform`: student layer m of M learns from teacher layer ceil(m N / M) of N, counted from 1 (Jiao et al. 2020,
-    arXiv:1909.10351, section 4.1, where N is a multiple of M); `top` and `bottom` take one end of the teacher.
-    Raises ValueError for pairs that do not exist.
-    """
-    if isinstance(choice, list):
-        for ours, theirs in choice:
-            if not (0 <= ours < student and 0 <= theirs < teacher):
-                raise ValueError(
-                    f"layers: [{ours}, {theirs}] is out of range; the student has layers 0 to {student - 1}, "
-                    f"the teacher 0 to {teacher - 1}"
-                )
-        return [(ours, theirs) for ours, theirs in choice]
-    if choice == "last":
-        return [(student - 1, teacher - 1)]
-    if student > teacher:
-        raise ValueError(f"layers: {choice} needs a teacher with as many layers as the student ({teacher} < {student})")
-    if choice == "uniform":
-        return [(layer, -(-(layer + 1) * teacher // student) - 1) for layer in range(student)]
-    first = teacher - student if choice == "top" else 0
-    return [(layer, layer + first) for layer in range(student)]
 
 
 def precise(values: Tensor) -> Tensor:
@@ -56,6 +27,19 @@ def per_row(values: Tensor, mask: Tensor | None) -> Tensor:
     if mask is None or values.ndim < 3:
         return values.flatten(1).mean(dim=1)
     return token_mean(values.flatten(2).mean(dim=2), mask)
+
+
+def over_labelled(values: Tensor, labelled: Tensor) -> Tensor:
+    """`[rows, ...]`, and which of them have a label -> `[rows]`: the mean over what is labelled in each row.
+
+    Rows without any label are 0 and do not count: the others are scaled up, so that the mean over all rows of all
+    processes is the one over rows with a label.
+    """
+    values, labelled = values.reshape(len(values), -1), labelled.reshape(len(labelled), -1)
+    count = labelled.sum(dim=1)
+    means = (values * labelled).sum(dim=1) / count.clamp(min=1)
+    counting = gathered((count > 0).to(means))
+    return means * len(counting) / counting.sum().clamp(min=1)
 
 
 def confidence(logits: Tensor) -> Tensor:
