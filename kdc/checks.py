@@ -90,7 +90,7 @@ def _depth(teacher: ModelConfig) -> int | None:
 
 
 def _loss(config: RunConfig) -> Iterator[str]:
-    if config.student is not None and not any(term.weight > 0 for term in config.loss.terms.values()):
+    if config.student is not None and not any(not term.is_off for term in config.loss.terms.values()):
         yield "loss.terms: no term has a weight above 0; give one, e.g. loss.terms.kl.weight=1"
 
 

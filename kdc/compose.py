@@ -94,11 +94,11 @@ def compose(overrides: Sequence[str] = (), *, extra: Path | None = None) -> Dict
 
 
 def register_base() -> None:
-    """Make the `base` node: groups and `report` are open, so unknown keys reach our typing and its did-you-mean."""
+    """Make the `base` node: groups, `distill` and `report` are open, so unknown keys reach our typing and its did-you-mean."""
     from hydra.core.config_store import ConfigStore
     from omegaconf import DictConfig, OmegaConf
 
-    opened = [*(group for group in GROUPS if group != "experiment"), "report"]
+    opened = [*(group for group in GROUPS if group != "experiment"), "distill", "report"]
     base = {key: DictConfig({}, flags={"struct": False}) for key in opened}
     ConfigStore.instance().store("base", OmegaConf.create(base), provider="kdc")
 

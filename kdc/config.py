@@ -11,13 +11,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, NonNegativeInt, SerializeAsAny, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    SerializeAsAny,
+    ValidationError,
+)
 from pydantic_core import ErrorDetails
 
 from kdc.compose import GROUPS, choices, compose, config_dir, one_line
 from kdc.compress.base import PASSES, Pass
 from kdc.data.config import DatasetConfig, dataset_config_model
-from kdc.distill.settings import TrainConfig
+from kdc.distill.settings import DistillConfig, TrainConfig
 from kdc.distill.terms.base import TERMS, Term
 from kdc.errors import KdcError, did_you_mean
 from kdc.export.base import RUNTIMES, Runtime
@@ -57,6 +66,8 @@ class RunConfig(Component):
 
     name: FolderName
     seed: NonNegativeInt
+    seeds: PositiveInt
+    control: bool
     plugins: list[str]
     data_dir: Folder | None
     cache_dir: Folder
@@ -68,6 +79,7 @@ class RunConfig(Component):
     dataset: SerializeAsAny[DatasetConfig]
     runtime: dict[str, SerializeAsAny[Runtime]] = Field(min_length=1)
     train: TrainConfig
+    distill: DistillConfig
     bench: BenchConfig
     report: ReportConfig
 
@@ -126,6 +138,7 @@ class _Typing:
             "dataset": self._model(dataset_config_model(), data.get("dataset"), "dataset"),
             "runtime": self._family(RUNTIMES, data.get("runtime"), "runtime"),
             "train": self._model(TrainConfig, data.get("train"), "train"),
+            "distill": self._model(DistillConfig, data.get("distill"), "distill"),
             "bench": self._model(BenchConfig, data.get("bench"), "bench"),
             "report": self._model(ReportConfig, data.get("report"), "report"),
         }

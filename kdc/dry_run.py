@@ -44,7 +44,7 @@ def plan(config: RunConfig, world: World) -> list[Line]:
         lines.append(Line(label, seen.key, seen.cached, estimator.step(step, seen)))
         return seen
 
-    points = walk.models(config, data, world, look)
+    points, _ = walk.models(config, data, world, look)
     variants = [walk.export(point, runtime, data, world, look) for point, runtime in walk.cells(config, points)[0]]
     for variant in variants:
         walk.predictions(variant, data, look)

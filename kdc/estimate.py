@@ -6,7 +6,6 @@ reaches on a short matrix product; the rest are constants seen on ordinary CPUs.
 
 from __future__ import annotations
 
-import copy
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -20,7 +19,8 @@ import numpy as np
 from kdc.data.examples import Examples
 from kdc.measure.calls import FEWEST_CALLS, window_calls
 from kdc.measure.settings import BenchConfig
-from kdc.models.spec import ModelConfig, StudentConfig, TeacherConfig
+from kdc.models.settings import model_settings
+from kdc.models.spec import ModelConfig
 from kdc.stages import Data, Step
 from kdc.store import Published
 
@@ -106,7 +106,7 @@ class Estimator:
 
     def latency(self, variants: Sequence[Variant], bench: BenchConfig) -> Cost:
         """Timing all variants: it is never cached."""
-        tokens = _tokens(self.data)
+        tokens = mean_tokens(self.data)
         seconds = 0.0
         for variant in variants:
             shape = self.shapes[variant.artifact.key]
@@ -141,10 +141,10 @@ def model_shape(config: ModelConfig, data: Data, teacher: Shape | None = None) -
     from kdc.quiet import quiet
 
     rows = 2
-    settings = _settings(config, data, teacher)
+    settings = model_settings(config, data, teacher.settings if teacher else None)
     with quiet(), torch.device("meta"):
         model = data.task.model_class().from_config(settings).train()
-        if tokens := _tokens(data):
+        if tokens := mean_tokens(data):
             inputs = torch.zeros(rows, round(tokens), dtype=torch.long)
         else:
             inputs = torch.zeros(rows, settings.num_channels, settings.image_size, settings.image_size)
@@ -168,44 +168,12 @@ def model_shape(config: ModelConfig, data: Data, teacher: Shape | None = None) -
     )
 
 
-def _settings(config: ModelConfig, data: Data, teacher: Shape | None) -> Any:
-    """The transformers config of the model, with what it takes from the data or from its teacher."""
-    from transformers import AutoConfig
-
-    from kdc.hub import model_folder
-
-    data.task.model_class()
-    if config.path is not None:
-        role = "teacher" if teacher is None else "student"
-        folder, _ = model_folder(config.path, config.revision, f"{role}.path")
-        return AutoConfig.from_pretrained(folder, num_labels=len(data.labels))
-    if config.architecture is not None:
-        keys = {"num_labels": len(data.labels), **_sizes(config, data, teacher), **config.architecture}
-        return AutoConfig.for_model(keys.pop("model_type"), **keys)
-    assert isinstance(config, StudentConfig)
-    assert teacher is not None
-    settings = copy.deepcopy(teacher.settings)
-    settings.num_hidden_layers = config.layers if isinstance(config.layers, int) else len(config.layers or ())
-    return settings
-
-
-def _sizes(config: ModelConfig, data: Data, teacher: Shape | None) -> dict[str, int]:
-    """What a model from scratch takes from the data; a student's tokenizer is its teacher's."""
-    if isinstance(config, TeacherConfig) and data.task.modality == "text":
-        return {"vocab_size": config.vocab_size}
-    if data.task.modality == "text":
-        assert teacher is not None
-        return {"vocab_size": teacher.settings.vocab_size}
-    side, _, channels = np.asarray(data.splits["train"]["image"][0]).shape
-    return {"image_size": data.image_size or side, "num_channels": channels}
-
-
-def _tokens(data: Data) -> float | None:
+def mean_tokens(data: Data) -> float | None:
     """The mean length of a row in tokens, from its words; None where rows have no length."""
-    return _mean_tokens(data.splits["train"], data.max_length) if data.task.modality == "text" else None
+    return _mean_tokens_of(data.splits["train"], data.max_length) if data.task.modality == "text" else None
 
 
-def _mean_tokens(rows: Examples, limit: int) -> float:
+def _mean_tokens_of(rows: Examples, limit: int) -> float:
     sample = rows.select(np.linspace(0, len(rows) - 1, min(SAMPLED_ROWS, len(rows))).astype(int))
     columns = [sample[name] for name in ("text", "text_pair") if name in sample]
     lengths = [

@@ -174,7 +174,7 @@ class _Run:
         return data
 
     def make_models(self, data: Data) -> list[Point]:
-        points = walk.models(self.config, data, self.world, self._publish)
+        points, _ = walk.models(self.config, data, self.world, self._publish)
         for number, point in enumerate(points):
             if number == 0 or point.model != points[number - 1].model:
                 _link(self.folder / "models" / point.name, point.model.path / MODEL)

@@ -5,35 +5,22 @@ The pipeline enters every step for real, a dry run only looks at it: `enter(labe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from kdc import stages
+from kdc.arrangement import Arm, Arrangement, Enter, Point
 from kdc.compress.base import Pass
 from kdc.export.base import RUNTIMES, Runtime
 from kdc.measure.robustness import perturb
-from kdc.stages import Data, Step, World
+from kdc.stages import Data, World
 from kdc.store import Published
 
 if TYPE_CHECKING:
     from kdc.config import RunConfig
 
 BASELINE_RUNTIME = "torch"
-
-Enter = Callable[[str, Callable[[], Step]], Published]
-"""`enter(label, make)`: the label is the stage's name in the ledger; `make()` may fail, and belongs to the stage."""
-
-
-@dataclass(frozen=True)
-class Point:
-    """A model at one point of the run: the stages that hold its weights and its precision plan."""
-
-    name: str
-    model: Published
-    plan: Published | None = None
-    precision: str = "fp32"
-    parents: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -46,28 +33,14 @@ class Variant:
     artifact: Published
 
 
-def models(config: RunConfig, data: Data, world: World, enter: Enter) -> list[Point]:
-    """Teacher, student and one point for every pass after it."""
-    teacher = enter("teacher", lambda: stages.teacher_step(config.teacher, data, config.train, config.seed, world))
-    points = [Point("teacher", teacher)]
-    if config.student is not None:
-        points.append(Point("student", _student(config, teacher, data, world, enter), parents=("teacher",)))
+def models(config: RunConfig, data: Data, world: World, enter: Enter) -> tuple[list[Point], list[Arm]]:
+    """Every model of the run, one point for every pass after the last; and the arms that tell a teacher's worth."""
+    arrangement = Arrangement(config, data, world, enter)
+    points = arrangement.models()
+    arms = arrangement.arms()
     for key, chosen in config.compress.items():
         points.append(_apply(key, chosen.resolved(), points[-1], data, enter))
-    return points
-
-
-def _student(config: RunConfig, teacher: Published, data: Data, world: World, enter: Enter) -> Published:
-    student = config.student
-    assert student is not None
-    terms = {key: term for key, term in config.loss.terms.items() if term.weight > 0}
-    signals = None
-    if any(term.needs_teacher for term in terms.values()):
-        signals = enter("signals", lambda: stages.signals_step(teacher, terms, data, world))
-    return enter(
-        "student",
-        lambda: stages.student_step(student, teacher, signals, data, terms, config.train, config.seed, world),
-    )
+    return points, arms
 
 
 def _apply(key: str, step: Pass, before: Point, data: Data, enter: Enter) -> Point:

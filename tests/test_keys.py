@@ -65,7 +65,7 @@ def keys(config: RunConfig) -> dict[str, str]:
         found[label] = seen.key
         return seen
 
-    points = walk.models(config, data, world, look)
+    points, _ = walk.models(config, data, world, look)
     for point, runtime in walk.cells(config, points)[0]:
         walk.predictions(walk.export(point, runtime, data, world, look), data, look)
     return found

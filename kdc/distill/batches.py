@@ -1,25 +1,25 @@
 """Training batches: which rows, bucketed by length, and what of them.
 
-The rows are a pure function of seed, epoch and lengths, so a resumed run sees the same.
+The rows are a pure function of seed, epoch and lengths, so a resumed run sees the same, and so do several processes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import Sampler
+from torch.utils.data import Dataset, Sampler
 
+from kdc.distill.terms.base import IGNORED
 from kdc.tasks.base import Encoded, Encoder
 
 POOL_BATCHES = 50
 """Rows are sorted by length within random pools of this many batches: little padding, yet still shuffled."""
-IGNORED = -100
-"""The label of padding, which cross-entropy passes over."""
 
 
 class LengthBuckets(Sampler[list[int]]):
@@ -50,30 +50,74 @@ class LengthBuckets(Sampler[list[int]]):
         return iter(batches)
 
 
+@dataclass(frozen=True)
+class Part:
+    """Rows of one forward pass, and by how much their mean loss counts in the mean over the whole batch."""
+
+    rows: list[int]
+    share: float
+
+
+class Parts(Sampler[Part]):
+    """The batches of `batch_sampler`, each dealt out to `world` processes and `accumulate` parts: those of `rank`.
+
+    Gradients of parts and processes are averaged, so a part counts by its rows, and the result is that of the batch.
+    """
+
+    def __init__(self, batch_sampler: LengthBuckets, *, accumulate: int = 1, rank: int = 0, world: int = 1) -> None:
+        self.batch_sampler = batch_sampler
+        self.accumulate, self.rank, self.world = accumulate, rank, world
+
+    def set_epoch(self, epoch: int) -> None:
+        self.batch_sampler.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return len(self.batch_sampler) * self.accumulate
+
+    def __iter__(self) -> Iterator[Part]:
+        parts = self.accumulate * self.world
+        for batch in self.batch_sampler:
+            for number in range(self.accumulate):
+                rows = batch[number * self.world + self.rank :: parts]
+                # one without rows goes through the motions with the first row, which counts nothing
+                yield Part(rows or batch[:1], len(rows) * parts / len(batch))
+
+
+class Rows(Dataset[int]):
+    """Row numbers; the collator knows what stands in the rows."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitems__(self, part: Part) -> Part:
+        return part
+
+
 class Collator:
-    """Row numbers -> one batch of tensors: the student's inputs, the labels, the teacher's signals."""
+    """A part -> one batch of tensors: the student's inputs, the labels, and which rows these are."""
 
     def __init__(
-        self,
-        encoder: Encoder,
-        encoded: Encoded,
-        *,
-        targets: np.ndarray | Sequence[np.ndarray] | None,
-        signals: Mapping[str, np.ndarray],
+        self, encoder: Encoder, encoded: Encoded, *, targets: np.ndarray | Sequence[np.ndarray] | None
     ) -> None:
-        self.encoder, self.encoded, self.targets, self.signals = encoder, encoded, targets, signals
+        self.encoder, self.encoded, self.targets = encoder, encoded, targets
 
-    def __call__(self, rows: list[int]) -> dict[str, Any]:
-        arrays = self.encoder.collate([self.encoded[row] for row in rows])
-        batch: dict[str, Any] = {"inputs": {name: torch.from_numpy(array) for name, array in arrays.items()}}
+    def __call__(self, part: Part) -> dict[str, Any]:
+        batch: dict[str, Any] = {"inputs": tensors(self.encoder, self.encoded, part.rows)}
         if self.targets is not None:
-            batch["labels"] = _labels(self.targets, rows)
-        if self.signals:
-            batch["teacher"] = {name: torch.from_numpy(values[rows]) for name, values in self.signals.items()}
-        return batch
+            batch["labels"] = _labels(self.targets, part.rows)
+        return {**batch, "part": part}
 
 
-def _labels(targets: np.ndarray | Sequence[np.ndarray], rows: list[int]) -> Tensor:
+def tensors(encoder: Encoder, encoded: Encoded, rows: Sequence[int]) -> dict[str, Tensor]:
+    """A model's inputs of these rows, padded to the longest."""
+    arrays = encoder.collate([encoded[row] for row in rows])
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+def _labels(targets: np.ndarray | Sequence[np.ndarray], rows: Sequence[int]) -> Tensor:
     """Those of one batch, padded to the longest where there is one a token."""
     if isinstance(targets, np.ndarray):
         return torch.from_numpy(targets[rows])

@@ -10,12 +10,13 @@ from torch import Tensor, nn
 
 from kdc.distill.schedules import value_at
 from kdc.distill.terms.base import Batch, Term
+from kdc.distributed import world_size
 from kdc.errors import KdcError
 from kdc.models.taps import Outline, Taps
 
 
 class Distiller(nn.Module):
-    """`forward(inputs, labels, teacher)` -> the weighted sum of all terms, and each of them by itself.
+    """`forward(inputs, labels, teacher)` -> the weighted sum of all terms.
 
     `progress` is set by who trains it. Between two calls of `drain` it adds up every term's values on the device, so
     that logging costs no sync a step. `outlines` are the student's and the teacher's, for terms with parts of their
@@ -36,13 +37,19 @@ class Distiller(nn.Module):
         self._batches = 0
 
     def forward(
-        self, inputs: dict[str, Tensor], labels: Tensor | None = None, teacher: Mapping[str, Any] | None = None
+        self,
+        inputs: dict[str, Tensor],
+        labels: Tensor | None = None,
+        teacher: Mapping[str, Any] | None = None,
+        share: float = 1.0,
     ) -> dict[str, Tensor]:
+        """`share` is by how much this part's mean counts in the mean over its batch."""
         parts = self.parts(inputs, labels, teacher)
-        total = torch.stack([weighted for _, weighted in parts.values()]).sum()
+        total = torch.stack([weighted for _, weighted in parts.values()]).sum() * share
+        self._add("loss", total)
         for key, (raw, weighted) in parts.items():
-            for name, value in ((key, raw), (f"{key}_weighted", weighted)):
-                self._sums[name] = self._sums.get(name, 0.0) + value.detach()
+            self._add(key, raw * share)
+            self._add(f"{key}_weighted", weighted * share)
         self._batches += 1
         return {"loss": total}
 
@@ -64,15 +71,39 @@ class Distiller(nn.Module):
         return parts
 
     def drain(self) -> dict[str, float]:
-        """Means since the last call: `<term>` raw and `<term>_weighted`."""
-        means = {name: float(total) / self._batches for name, total in self._sums.items()}
+        """Means since the last call, over all processes: `loss`, `<term>` raw and `<term>_weighted`."""
+        if self._batches == 0:
+            return {}
+        means = self._over_processes() / self._batches
+        found = dict(zip(self._sums, means.tolist(), strict=True))
         self._sums, self._batches = {}, 0
-        return means
+        return found
+
+    def sums(self) -> dict[str, Any]:
+        """What `drain` will need, for a checkpoint: `restore` takes it again. The mean over all processes."""
+        sums = dict(zip(self._sums, self._over_processes().tolist(), strict=True))
+        return {"batches": self._batches, "sums": sums}
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        device = next(self.student.parameters()).device
+        self._sums = {name: torch.tensor(total, device=device) for name, total in saved["sums"].items()}
+        self._batches = saved["batches"]
 
     def release(self) -> nn.Module:
         """The student alone, as it ships."""
         self._taps.close()
         return self.student
+
+    def _over_processes(self) -> Tensor:
+        """The sums, averaged over the processes that train together."""
+        sums = torch.stack(list(self._sums.values())) if self._sums else torch.zeros(0)
+        if world_size() > 1 and self._sums:
+            torch.distributed.all_reduce(sums)
+            sums /= world_size()
+        return sums
+
+    def _add(self, name: str, value: Tensor) -> None:
+        self._sums[name] = self._sums[name] + value.detach() if name in self._sums else value.detach()
 
     def _ask(self, inputs: Mapping[str, Tensor]) -> Mapping[str, Any]:
         said = self._taps(inputs)

@@ -190,9 +190,7 @@ class Confidence(Schedule):
 
 Scheduled = (
     float
-    | Annotated[
-        Constant | Linear | Cosine | Exponential | Step | Phases | Confidence, Field(discriminator="schedule")
-    ]
+    | Annotated[Constant | Linear | Cosine | Exponential | Step | Phases | Confidence, Field(discriminator="schedule")]
 )
 """A number, or `{schedule: linear, start: 1, end: 0}` and its like."""
 

@@ -3,47 +3,53 @@
 from __future__ import annotations
 
 import math
-import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import EarlyStoppingCallback, Trainer, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
+from kdc import distributed
 from kdc.data.examples import Examples
-from kdc.distill.batches import Collator, LengthBuckets
+from kdc.distill.audit import MARK, audit, audits
+from kdc.distill.batches import Collator, LengthBuckets, Parts, Rows
+from kdc.distill.checkpoints import Checkpoints, newest_checkpoint, restore_sums
 from kdc.distill.distiller import Distiller
 from kdc.distill.settings import TrainConfig
+from kdc.distill.signals import Source
 from kdc.distill.terms.base import Term
 from kdc.errors import KdcError
-from kdc.export.base import Arrays
 from kdc.export.modules import graph_callables
 from kdc.machine import has_bf16
 from kdc.models.build import Built
+from kdc.models.taps import Outline
 from kdc.quiet import quiet
 from kdc.record import Train
 from kdc.tasks.base import Encoded, Task
 from kdc.tasks.inference import predict_rows
 
-COMPLETE = "complete"
 LOGS_PER_TRAINING = 40
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """What a model learns from: rows, rows that choose the best epoch, and the teacher's signals if there are any."""
+    """What a model learns from: rows, rows that choose the best epoch, and the teacher's signals if there are any.
+
+    `source` gives the signals of rows of `train` by their numbers; `outlines` are the student's and the teacher's.
+    """
 
     task: Task
     train: Examples
     validation: Examples
     metric: str
-    signals: Arrays = field(default_factory=dict)
-    """By name, float32, the rows of train first: `logits` `[rows, classes]`."""
+    source: Source | None = None
+    outlines: tuple[Outline, Outline] | None = None
 
 
 Progress = Callable[[int, int, str], None]
@@ -51,7 +57,9 @@ Progress = Callable[[int, int, str], None]
 
 
 def precision_used(settings: TrainConfig) -> str:
-    """`bf16` or `fp32`: what `precision: auto` comes to on this machine."""
+    """`bf16`, `fp16` or `fp32`: what `precision: auto` comes to on this machine."""
+    if settings.precision == "fp16" and not torch.cuda.is_available():
+        raise KdcError("train.precision=fp16 needs a GPU", "take train.precision=auto, which is bf16 where it is fast")
     if settings.precision != "auto":
         return settings.precision
     on_gpu = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
@@ -67,59 +75,87 @@ def train(
     seed: int,
     scratch: Path,
     progress: Progress,
+    audit_at: tuple[float, ...] = (),
 ) -> Train:
     """Train `built.model` in place and leave the weights of its best validation in it.
 
-    Checkpoints go to `scratch`; if a killed run left whole ones there, training goes on from the newest.
+    Checkpoints go to `scratch`; if a killed run left whole ones there, training goes on from the newest. `audit_at`
+    are the moments (shares of the steps) of loss audits.
     """
     set_seed(seed)
     encoded = built.encoder.encode(lesson.train)
-    sampler = LengthBuckets([built.encoder.length(row) for row in encoded], settings.batch_size, seed=seed)
+    buckets = LengthBuckets([built.encoder.length(row) for row in encoded], settings.batch_size, seed=seed)
     targets = lesson.task.targets(lesson.train, encoded) if any(t.needs_labels for t in terms.values()) else None
-    steps = max(1, round(settings.epochs * len(sampler)))
-    distiller = Distiller(built.model, terms)
+    steps = max(1, round(settings.epochs * len(buckets)))
+    distiller = Distiller(built.model, terms, lesson.outlines)
+    if settings.gradient_checkpointing:
+        _checkpoint_gradients(built.model)
+    if settings.compile:
+        built.model.compile(dynamic=True)
+    saver = Checkpoints(distiller, progress, settings.checkpoint_seconds)
     trainer = _Trainer(
         model=distiller,
-        args=_arguments(settings, lesson, steps=steps, epoch_steps=len(sampler), scratch=scratch, seed=seed),
-        train_dataset=_Rows(len(encoded)),
-        eval_dataset=_Rows(len(lesson.validation)),
-        data_collator=Collator(built.encoder, encoded, targets=targets, signals=lesson.signals),
-        callbacks=[_Watcher(progress, settings.checkpoint_seconds)],
+        args=_arguments(settings, lesson, steps=steps, epoch_steps=len(buckets), scratch=scratch, seed=seed),
+        train_dataset=Rows(len(encoded)),
+        eval_dataset=Rows(len(lesson.validation)),
+        data_collator=Collator(built.encoder, encoded, targets=targets),  # type: ignore[arg-type]  # takes parts
+        callbacks=[saver, *([EarlyStoppingCallback(settings.patience)] if settings.patience else [])],
     )
-    trainer.sampler, trainer.distiller, trainer.built, trainer.lesson = sampler, distiller, built, lesson
+    trainer.parts = Parts(
+        buckets, accumulate=settings.accumulate, rank=distributed.rank(), world=distributed.world_size()
+    )
+    trainer.distiller, trainer.built, trainer.lesson = distiller, built, lesson
     trainer.validation = built.encoder.encode(lesson.validation)
+    trainer.audit_steps = {min(round(moment * steps), steps - 1) for moment in audit_at}
     trainer.remove_callback(PrinterCallback)
     started = time.perf_counter()
-    resumed = _newest_checkpoint(scratch)
+    resumed = newest_checkpoint(scratch)
+    if resumed is not None:
+        restore_sums(distiller, resumed)
     with quiet():
         trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
     seconds = time.perf_counter() - started
     resumed_at = int(resumed.name.rpartition("-")[2]) if resumed else None
-    built.model.eval()
+    distiller.release().eval()
+    done = trainer.state.global_step
     return Train(
         epochs=settings.epochs,
-        steps=steps,
-        samples_per_second=(steps - (resumed_at or 0)) / len(sampler) * len(encoded) / seconds,
-        history=[{k: v for k, v in row.items() if isinstance(v, int | float)} for row in trainer.state.log_history],
+        steps=done,
+        samples_per_second=(done - (resumed_at or 0)) / len(buckets) * len(encoded) / seconds,
+        history=[_numbers(row) for row in trainer.state.log_history if not {"train_runtime", MARK} & row.keys()],
         resumed_at=resumed_at,
+        audit=audits(trainer.state.log_history),
     )
+
+
+def _checkpoint_gradients(model: Any) -> None:
+    if not getattr(model, "supports_gradient_checkpointing", False):
+        raise KdcError(f"train.gradient_checkpointing: {type(model).__name__} cannot do it", "leave it false")
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+
+def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in row.items() if isinstance(value, int | float)}
 
 
 def _arguments(
     settings: TrainConfig, lesson: Lesson, *, steps: int, epoch_steps: int, scratch: Path, seed: int
 ) -> TrainingArguments:
     interval = max(1, min(steps, epoch_steps // settings.evaluations))
+    precision = precision_used(settings)
     return TrainingArguments(
         output_dir=str(scratch),
         max_steps=steps,
         per_device_train_batch_size=settings.batch_size,
+        gradient_accumulation_steps=settings.accumulate,
         learning_rate=float(settings.learning_rate),
         weight_decay=settings.weight_decay,
         warmup_steps=round(settings.warmup_ratio * steps),
         lr_scheduler_type="constant_with_warmup" if settings.schedule == "constant" else settings.schedule,
         max_grad_norm=settings.max_grad_norm,
         optim="adamw_torch_fused",
-        bf16=precision_used(settings) == "bf16",
+        bf16=precision == "bf16",
+        fp16=precision == "fp16",
         use_cpu=not torch.cuda.is_available(),
         eval_strategy="steps",
         eval_steps=interval,
@@ -129,43 +165,45 @@ def _arguments(
         metric_for_best_model=lesson.metric,
         greater_is_better=lesson.task.metrics[lesson.metric],
         logging_steps=max(1, steps // LOGS_PER_TRAINING),
+        logging_nan_inf_filter=False,  # it would wait for the device at every step; `log` looks anyway
         seed=seed,
         data_seed=seed,
         disable_tqdm=True,
-        report_to=[],
+        report_to=list(settings.trackers),
         remove_unused_columns=False,
         dataloader_pin_memory=False,
+        ddp_find_unused_parameters=True,
         label_names=["labels"],
     )
 
 
-class _Rows(Dataset[int]):
-    """Row numbers; the collator knows what stands in the rows."""
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, row: int) -> int:
-        return row
-
-
 class _Trainer(Trainer):
-    """Trainer with kdc's sampler, kdc's validation (the task's own loop and metrics) and the terms in its log."""
+    """Trainer with kdc's batches, kdc's validation (the task's own loop and metrics) and the terms in its log."""
 
-    sampler: LengthBuckets
+    parts: Parts
     distiller: Distiller
     built: Built
     lesson: Lesson
     validation: Encoded
+    audit_steps: set[int]
 
-    def get_train_dataloader(self) -> DataLoader[int]:
-        loader: DataLoader[int] = DataLoader(
-            _Rows(len(self.lesson.train)), batch_sampler=self.sampler, collate_fn=self.data_collator
-        )
-        return self.accelerator.prepare(loader)
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        # not prepared by accelerate, which would deal the parts out once more
+        sampler: Any = self.parts
+        return DataLoader(Rows(len(self.lesson.train)), batch_sampler=sampler, collate_fn=self.data_collator)
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Tensor | tuple[Tensor, Any]:
+        part = inputs["part"]
+        teacher = self._on_device(self.lesson.source(part.rows)) if self.lesson.source is not None else None
+        self.distiller.progress = self.state.global_step / self.state.max_steps
+        if self.state.global_step in self.audit_steps:
+            self.audit_steps.discard(self.state.global_step)
+            seen = audit(self.distiller, inputs["inputs"], inputs.get("labels"), teacher)
+            self.state.log_history.append({MARK: seen, "step": self.state.global_step})  # type: ignore[dict-item]
+        outputs = model(inputs["inputs"], inputs.get("labels"), teacher, part.share)
+        return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         rows = self.lesson.validation
@@ -190,41 +228,10 @@ class _Trainer(Trainer):
                 )
         super().log(logs, start_time)
 
+    def _on_device(self, signals: Mapping[str, Any]) -> dict[str, Any]:
+        def move(value: Any) -> Any:
+            if isinstance(value, tuple):
+                return tuple(move(part) for part in value)
+            return value if value is None else value.to(self.args.device, non_blocking=True)
 
-class _Watcher(TrainerCallback):
-    """Tells the progress bar, checkpoints by the clock, and marks checkpoints whose writing was finished."""
-
-    def __init__(self, progress: Progress, seconds: float) -> None:
-        self.progress, self.seconds, self.saved_at = progress, seconds, time.monotonic()
-        self.score = ""
-
-    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self.progress(state.global_step, state.max_steps, self.score)
-        if time.monotonic() - self.saved_at > self.seconds:
-            control.should_save = True
-
-    def on_log(self, args: Any, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any) -> None:
-        metric = f"eval_{args.metric_for_best_model}"
-        if logs and metric in logs:
-            self.score = f"validation {args.metric_for_best_model} {logs[metric]:.4f}"
-
-    def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Keep this checkpoint and the best one. Trainer would delete the others before this one counts as whole."""
-        self.saved_at = time.monotonic()
-        kept = {f"checkpoint-{step}" for step in (state.global_step, state.best_global_step)}
-        Path(args.output_dir, f"checkpoint-{state.global_step}", COMPLETE).touch()
-        for folder in Path(args.output_dir).glob("checkpoint-*"):
-            if folder.name not in kept:
-                (folder / COMPLETE).unlink(missing_ok=True)  # first, so that half of it never passes for whole
-                shutil.rmtree(folder)
-
-
-def _newest_checkpoint(scratch: Path) -> Path | None:
-    """The last whole checkpoint; ones that a kill left half-written are deleted."""
-    whole = []
-    for folder in scratch.glob("checkpoint-*"):
-        if (folder / COMPLETE).exists():
-            whole.append(folder)
-        else:
-            shutil.rmtree(folder)
-    return max(whole, key=lambda folder: int(folder.name.rpartition("-")[2]), default=None)
+        return {name: move(value) for name, value in signals.items()}

@@ -62,6 +62,12 @@ def build_model(config: ModelConfig, role: str, needs: Needs, *, teacher: Built 
     return Built(copy_layers(teacher.model, kept), teacher.encoder, new_head=False, notes=[note])
 
 
+def redrawn(built: Built) -> Built:
+    """The same architecture and encoder with weights drawn anew: nothing of what they were is left."""
+    notes = [*built.notes, "weights drawn anew"]
+    return Built(type(built.model)(built.model.config), built.encoder, new_head=True, notes=notes)
+
+
 def load_model(folder: Path, task: Task) -> Built:
     """What `save_model` wrote."""
     with quiet():

@@ -10,7 +10,8 @@ Signals by name, for a batch of `rows` texts of `length` tokens (pictures have t
     features          what the last layer reads: [rows, width]
     input_embeddings  what the first layer reads: [rows, length, width], or the pixels
     input_gradients   of the largest logit with respect to the input embeddings, of their shape
-    weights           matrices and kernels by name, independent of the batch
+    weights           of linears [outputs, inputs] and convolutions [outputs, inputs, height, width] by module name,
+                      independent of the batch; embeddings are not among them
 """
 
 from __future__ import annotations
@@ -37,9 +38,11 @@ PROJECTIONS = {
     "values": ("value", "v_lin", "v_proj", "value_proj", "v"),
 }
 """What the linears inside an attention are called."""
-FUSED = ("c_attn", "Wqkv", "qkv", "qkv_proj", "query_key_value")
-"""... and those that compute all three at once, side by side."""
-MATRICES = ("Linear", "Conv1D", "Conv2d", "Embedding")
+FUSED = ("c_attn", "Wqkv", "qkv")
+"""... and those that compute all three at once, side by side (others deal them out head by head)."""
+EAGER = frozenset({"attentions", "input_embeddings", "input_gradients"})
+"""Signals that need attention in the plain way: the fast ones form no matrix and have no second derivative."""
+MATRICES = ("Linear", "Conv1D", "Conv2d")
 
 Signals = Mapping[str, Any]
 """By name: a tensor, a tuple of them (`LAYERED`), or names with tensors (`weights`)."""
@@ -51,12 +54,13 @@ class Outline:
     """What a model can say, in which shapes, for `ROWS` rows of `LENGTH` tokens.
 
     `shapes` has an entry for every signal that it was asked for and has; one shape a layer. `vocabulary` tells texts
-    that are cut into the same tokens (None: the model reads none).
+    that are cut into the same tokens (None: the model reads none). `matrices` names the `weights`, in their order.
     """
 
     name: str
     shapes: Mapping[str, tuple[Shape, ...]] = field(default_factory=dict)
     vocabulary: str | None = None
+    matrices: tuple[str, ...] = ()
 
     def __contains__(self, signal: str) -> bool:
         return signal in self.shapes
@@ -80,8 +84,7 @@ ROWS, LENGTH = 2, 5
 class Taps:
     """Calls a model and brings the named signals of it.
 
-    Hooks stay in the model until `close`. Asking for attentions makes it compute them in the plain way: the fast ones
-    never form the matrix.
+    Until `close`, hooks stay in the model, and `EAGER` signals keep it to attention computed in the plain way.
     """
 
     def __init__(self, model: Any, names: Collection[str]) -> None:
@@ -91,7 +94,9 @@ class Taps:
         any_name = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in takes.values())
         wanted = [SWITCHES[name] for name in self.names if name in SWITCHES]
         self._asked = {switch: True for switch in wanted if any_name or switch in takes}
-        if hasattr(model, "set_attn_implementation") and {"attentions", "input_gradients"} & set(names):
+        self._attention: str | None = None
+        if hasattr(model, "set_attn_implementation") and EAGER & set(names):
+            self._attention = model.config._attn_implementation
             model.set_attn_implementation("eager")
         self._seen: dict[str, dict[int, Tensor]] = {}
         self._hooks = list(self._install())
@@ -113,6 +118,8 @@ class Taps:
     def close(self) -> None:
         for hook in self._hooks:
             hook.remove()
+        if self._attention is not None:
+            self.model.set_attn_implementation(self._attention)
 
     def _said(self, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
         if {"input_embeddings", "input_gradients"} & set(self.names) and "pixel_values" in inputs:
@@ -139,7 +146,7 @@ class Taps:
                     for signal in wanted:
                         if last in PROJECTIONS[signal] and hasattr(module, "weight"):
                             yield module.register_forward_hook(partial(self._keep, signal, layer))
-                    if last in FUSED and hasattr(module, "weight"):
+                    if last in FUSED and _of_three(module):
                         yield module.register_forward_hook(partial(self._split, wanted, layer))
 
     def _keep(self, signal: str, layer: int, module: nn.Module, inputs: Any, output: Tensor) -> None:
@@ -165,39 +172,39 @@ def outline(model: Any, names: Collection[str], *, name: str, vocabulary: str | 
         model.to_empty(device="cpu")
         for buffer in model.buffers():
             buffer.zero_()  # positions index tables
-    device = next(model.parameters()).device
+    like = next(model.parameters())
     if vocabulary is not None or _reads_tokens(model):
-        tokens = torch.ones(ROWS, LENGTH, dtype=torch.long, device=device)
+        tokens = torch.ones(ROWS, LENGTH, dtype=torch.long, device=like.device)
         takes = inspect.signature(model.forward).parameters
         inputs = {name: tokens for name in ("input_ids", "attention_mask") if name in takes}
     else:
         size, channels = model.config.image_size, model.config.num_channels
         height, width = size if isinstance(size, list | tuple) else (size, size)
-        inputs = {"pixel_values": torch.zeros(ROWS, channels, height, width, device=device)}
+        inputs = {"pixel_values": like.new_zeros(ROWS, channels, height, width)}
     training = model.training
     shapes = {}
+    weights: tuple[str, ...] = ()
     for signal in sorted(names):
-        try:
-            taps = Taps(model.eval(), {signal})
-        except KdcError:
-            continue
+        taps = Taps(model.eval(), {signal})
         try:
             with torch.no_grad():
                 said = taps(inputs).get(signal)
         finally:
             taps.close()
+        if isinstance(said, dict):
+            weights = tuple(said)
         if said is not None:
             layers = said if isinstance(said, tuple) else said.values() if isinstance(said, dict) else (said,)
             shapes[signal] = tuple(tuple(layer.shape) for layer in layers)
     model.train(training)
-    return Outline(name, shapes, vocabulary)
+    return Outline(name, shapes, vocabulary, weights)
 
 
 def matrices(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """The weights of linears, convolutions and embeddings by module name."""
+    """The weights of linears and convolutions by module name, the outputs first."""
     for name, module in model.named_modules():
-        if type(module).__name__ in MATRICES:
-            yield name, module.weight
+        if (kind := type(module).__name__) in MATRICES:
+            yield name, module.weight.t() if kind == "Conv1D" else module.weight
 
 
 def last_linear(model: Any) -> nn.Module:
@@ -207,8 +214,16 @@ def last_linear(model: Any) -> nn.Module:
 
 
 def _blocks(model: Any) -> Iterator[nn.Module]:
-    name, _ = layer_stack(model)
+    try:
+        name, _ = layer_stack(model)
+    except KdcError:
+        return
     yield from model.get_submodule(name).children()
+
+
+def _of_three(module: Any) -> bool:
+    """Whether queries, keys and values come out of it in equal widths: not where heads share keys."""
+    return hasattr(module, "weight") and max(module.weight.shape) == 3 * min(module.weight.shape)
 
 
 def _reads_tokens(model: Any) -> bool:

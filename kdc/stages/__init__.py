@@ -10,14 +10,16 @@ from kdc.stages.artifacts import (
 )
 from kdc.stages.base import ARTIFACT, MODEL, SUMMARY, Data, Step, World, summary
 from kdc.stages.data import data_step, described, read_data
-from kdc.stages.models import signals_step, student_step, teacher_step
+from kdc.stages.models import Pupil, Taught, signals_step, student_step, teacher_step
 
 __all__ = [
     "ARTIFACT",
     "MODEL",
     "SUMMARY",
     "Data",
+    "Pupil",
     "Step",
+    "Taught",
     "World",
     "attributions_step",
     "compress_step",

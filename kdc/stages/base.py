@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from kdc import distributed
 from kdc.data.examples import Splits
 from kdc.errors import KdcError
 from kdc.manifest import stage_key
@@ -27,12 +28,17 @@ MODEL, ARTIFACT, SUMMARY, PLAN, OUTPUTS = "model", "artifact", "stage.json", "pl
 
 @dataclass(frozen=True)
 class Step:
-    """One stage: its name, what its key is made of, and how its files come about."""
+    """One stage: its name, what its key is made of, and how its files come about.
+
+    `build(folder, scratch)` writes the files. Where several processes train together, `join(scratch)` is the part that
+    the others have in it; a step without one is rank 0's alone.
+    """
 
     name: str
     parts: Mapping[str, Any]
     build: Callable[[Path, Path], None]
     version: int = 1
+    join: Callable[[Path], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -44,13 +50,31 @@ class World:
     plugins: Sequence[str] = ()
 
     def run(self, step: Step) -> Published:
-        """Build the step unless the store has it. Building shares the machine: nothing is timed meanwhile."""
+        """Build the step unless the store has it. Building shares the machine: nothing is timed meanwhile.
+
+        Of several processes rank 0 alone uses the store; it tells the others whether to join in, and what came of it.
+        """
+        if distributed.rank() > 0:
+            return self._follow(step)
 
         def build(folder: Path, scratch: Path) -> None:
             with machine_lock.training(self.screen.say):
+                if step.join is not None:
+                    distributed.broadcast(scratch)
                 step.build(folder, scratch)
 
-        return self.store.stage(step.name, self._parts(step), build, version=step.version, notify=self.screen.say)
+        published = self.store.stage(step.name, self._parts(step), build, version=step.version, notify=self.screen.say)
+        distributed.broadcast(published)
+        return published
+
+    def _follow(self, step: Step) -> Published:
+        told = distributed.broadcast()
+        if isinstance(told, Path):
+            assert step.join is not None
+            step.join(told)
+            told = distributed.broadcast()
+        published: Published = told
+        return published
 
     def look(self, step: Step) -> Published:
         """The stage if the store has it, else what it will be: its key, and no files yet. Writes nothing."""

@@ -1,20 +1,32 @@
-"""The steps that make models: teacher, its signals, student. Nothing but the key's parts reaches a `build`."""
+"""The steps that make models: teachers, their signals, whoever learns from them.
+
+Nothing but the key's parts reaches a `build`, but for what changes no result (progress bars, trackers).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from kdc.distill.settings import TrainConfig
-from kdc.distill.terms.base import Term, teacher_signals
+from kdc.distill.settings import DistillConfig, TrainConfig
+from kdc.distill.terms.base import Term
 from kdc.errors import KdcError
-from kdc.export.base import Arrays
 from kdc.models.spec import ModelConfig, StudentConfig, TeacherConfig
 from kdc.stages.base import MODEL, Data, Step, World, made, note, packages, sha256
 from kdc.store import Published
 from kdc.tasks.base import Task
+
+if TYPE_CHECKING:
+    from kdc.distill.signals import Source
+    from kdc.models.build import Built
+    from kdc.models.taps import Outline
+
+Wanted = Mapping[str, Sequence[int]]
+NOT_IN_KEY = {"name", "checkpoint_seconds", "trackers"}
+"""Settings of training that change no weight."""
 
 
 def teacher_step(config: TeacherConfig, data: Data, train: TrainConfig, seed: int, world: World) -> Step:
@@ -35,22 +47,20 @@ def teacher_step(config: TeacherConfig, data: Data, train: TrainConfig, seed: in
     if trains:
         parts["training"] = _training_parts(settings, data, seed)
 
-    def build(folder: Path, scratch: Path) -> None:
+    def model(scratch: Path) -> tuple[Built, dict[str, Any] | None]:
         from kdc.distill.terms.logits import HardLabels
-        from kdc.models.build import build_model, save_model
+        from kdc.models.build import build_model
 
         _seed(seed)
         built = build_model(config, "teacher", _needs(data))
         if built.new_head and not trains:
             raise KdcError("teacher.path: the files lack the weights of the head", "train one: teacher.train=always")
-        record = None
-        if trains:
-            terms: dict[str, Term] = {"hard": HardLabels(name="hard")}
-            record = _train(built, data, terms, settings, seed, scratch, world, "teacher")
-        save_model(built, made(folder / MODEL))
-        note(folder, train=record, notes=built.notes)
+        if not trains:
+            return built, None
+        lesson = _Lesson(data, {"hard": HardLabels(name="hard")})
+        return built, lesson.teach(built, settings, seed, scratch, world, "teacher")
 
-    return Step("teacher", parts, build)
+    return _model_step("teacher", parts, model, trains=trains)
 
 
 def checkpoint_identity(config: ModelConfig, role: str, task: Task) -> tuple[Any, bool]:
@@ -68,15 +78,16 @@ def checkpoint_identity(config: ModelConfig, role: str, task: Task) -> tuple[Any
     return identity, bool(checkpoint_labels(folder, task))
 
 
-def signals_step(teacher: Published, terms: Mapping[str, Term], data: Data, world: World) -> Step:
-    """What the terms need to know of the teacher on every training row, found again by content."""
+def signals_step(teacher: Published, wanted: Wanted, data: Data, world: World, *, top_k: int | None = None) -> Step:
+    """What the teacher says about every training row, found again by the rows' content."""
     from kdc.distill.signals import content_key
 
-    train, names = data.splits["train"], teacher_signals(terms.values())
+    train = data.splits["train"]
     parts = {
         "teacher": teacher.key,
         "rows": content_key(train),
-        "signals": names,
+        "wanted": {signal: list(layers) for signal, layers in wanted.items()},
+        "top_k": top_k,
         "packages": packages("torch", "transformers", "tokenizers"),
     }
 
@@ -86,89 +97,173 @@ def signals_step(teacher: Published, terms: Mapping[str, Term], data: Data, worl
 
         built = load_model(teacher.path / MODEL, data.task)
         done = 0
-        with world.screen.bar(f"teacher {', '.join(names)}", "rows") as advance:
+        with world.screen.bar(f"teacher {', '.join(wanted)}", "rows") as advance:
 
             def advanced(rows: int) -> None:
                 nonlocal done
                 done += rows
                 advance(done, len(train), "")
 
-            compute_signals(built, data.task, train, folder, names, advance=advanced)
+            compute_signals(built, train, folder, wanted, advance=advanced, top_k=top_k)
 
-    return Step("signals", parts, build)
+    return Step("signals", parts, build, version=2)
 
 
-def student_step(
-    config: StudentConfig,
-    teacher: Published,
-    signals: Published | None,
-    data: Data,
-    terms: Mapping[str, Term],
-    train: TrainConfig,
-    seed: int,
-    world: World,
-) -> Step:
-    """The student, trained on the terms: a folder with `model/`."""
-    settings = train.at_rate_for(from_scratch=config.from_scratch)
+@dataclass(frozen=True)
+class Taught:
+    """A teacher as its student sees it; `signals` are its answers where they were cached, else it is asked anew."""
+
+    name: str
+    model: Published
+    signals: Published | None = None
+
+
+@dataclass(frozen=True)
+class Pupil:
+    """Who learns: its model, from what it starts, and what it is told.
+
+    `origin` is the model whose layers or tokenizer it takes; `fresh` draws its weights anew, whatever it starts from.
+    """
+
+    role: str
+    config: StudentConfig
+    origin: Published
+    terms: Mapping[str, Term]
+    train: TrainConfig
+    seed: int
+    teachers: Sequence[Taught] = ()
+    wanted: Wanted | None = None
+    outlines: tuple[Outline, Outline] | None = None
+    fresh: bool = False
+
+
+def student_step(pupil: Pupil, distill: DistillConfig, data: Data, world: World) -> Step:
+    """A student, trained on its terms: a folder with `model/`."""
+    config = pupil.config
+    settings = pupil.train.at_rate_for(from_scratch=config.from_scratch or pupil.fresh)
     identity, _ = checkpoint_identity(config, "student", data.task)
     parts = {
         "model": config.model_dump(mode="json", exclude={"name", "path"}),
         "checkpoint": identity,
-        "teacher": teacher.key,
-        "signals": signals.key if signals else None,
-        "terms": [term.model_dump(mode="json") for term in terms.values()],
+        "origin": pupil.origin.key,
+        "fresh": pupil.fresh,
+        "teachers": {
+            taught.name: {"model": taught.model.key, "signals": taught.signals.key if taught.signals else None}
+            for taught in pupil.teachers
+        },
+        "wanted": {signal: list(layers) for signal, layers in (pupil.wanted or {}).items()},
+        "combine": _combination(pupil, distill),
+        "terms": [term.model_dump(mode="json") for term in pupil.terms.values()],
+        "audit": distill.audit,
         "data": data.shape,
-        "training": _training_parts(settings, data, seed),
+        "training": _training_parts(settings, data, pupil.seed),
         "packages": packages("torch", "transformers", "tokenizers"),
     }
 
-    def build(folder: Path, scratch: Path) -> None:
-        from kdc.distill.signals import read_signals
-        from kdc.models.build import build_model, load_model, save_model
+    def model(scratch: Path) -> tuple[Built, dict[str, Any]]:
+        from kdc.models.build import build_model, load_model, redrawn
 
-        _seed(seed)
-        built = build_model(config, "student", _needs(data), teacher=load_model(teacher.path / MODEL, data.task))
+        _seed(pupil.seed)
+        built = build_model(config, "student", _needs(data), teacher=load_model(pupil.origin.path / MODEL, data.task))
+        if pupil.fresh:
+            built = redrawn(built)
         for line in built.notes:
             world.screen.say(line)
-        said = read_signals(signals.path, data.splits["train"]) if signals else {}
-        record = _train(built, data, terms, settings, seed, scratch, world, "student", said)
-        save_model(built, made(folder / MODEL))
-        note(folder, train=record, notes=built.notes)
+        lesson = _Lesson(data, pupil.terms, _source(pupil, distill, data), pupil.outlines, tuple(distill.audit))
+        return built, lesson.teach(built, settings, pupil.seed, scratch, world, pupil.role)
 
-    return Step("student", parts, build)
+    return _model_step("student", parts, model, trains=True)
+
+
+@dataclass(frozen=True)
+class _Lesson:
+    """What is taught, before the training loop and torch are there."""
+
+    data: Data
+    terms: Mapping[str, Term]
+    source: Source | None = None
+    outlines: tuple[Outline, Outline] | None = None
+    audit_at: tuple[float, ...] = ()
+
+    def teach(
+        self, built: Built, settings: TrainConfig, seed: int, scratch: Path, world: World, title: str
+    ) -> dict[str, Any]:
+        from kdc.distill.trainer import Lesson, train
+
+        splits = self.data.splits
+        lesson = Lesson(
+            self.data.task, splits["train"], splits["validation"], self.data.metric, self.source, self.outlines
+        )
+        with world.screen.bar(f"train the {title}") as advance:
+            record = train(
+                built, lesson, self.terms, settings,
+                seed=seed, scratch=scratch, progress=advance, audit_at=self.audit_at,
+            )  # fmt: skip
+        return record.model_dump(mode="json")
+
+
+def _model_step(
+    name: str, parts: Mapping[str, Any], model: Callable[[Path], tuple[Built, dict[str, Any] | None]], *, trains: bool
+) -> Step:
+    """A step that saves what `model` makes; where it trains, the other processes of the run make it along."""
+
+    def build(folder: Path, scratch: Path) -> None:
+        from kdc.distill.audit import warnings
+        from kdc.models.build import save_model
+
+        built, record = model(scratch)
+        save_model(built, made(folder / MODEL))
+        told = warnings(record.get("audit", [])) if record else []
+        note(folder, train=record, notes=[*built.notes, *told])
+
+    def join(scratch: Path) -> None:
+        model(scratch)
+
+    return Step(name, parts, build, version=2, join=join if trains else None)
+
+
+def _source(pupil: Pupil, distill: DistillConfig, data: Data) -> Source | None:
+    """Whatever the pupil's teachers say, as one."""
+    if not pupil.teachers:
+        return None
+    from kdc.distill.ensemble import Ensemble
+    from kdc.distill.signals import CachedSignals, OnlineSignals
+    from kdc.models.build import load_model
+
+    assert pupil.wanted is not None
+    rows = data.splits["train"]
+    sources: dict[str, Source] = {}
+    for taught in pupil.teachers:
+        if taught.signals is not None:
+            sources[taught.name] = CachedSignals(taught.signals.path, rows)
+        else:
+            teacher = load_model(taught.model.path / MODEL, data.task)
+            sources[taught.name] = OnlineSignals(teacher, teacher.encoder.encode(rows), pupil.wanted)
+    if len(sources) == 1:
+        return next(iter(sources.values()))
+    return Ensemble(sources, combine=distill.combine, weights=distill.teacher_weights)
+
+
+def _combination(pupil: Pupil, distill: DistillConfig) -> dict[str, Any] | None:
+    if len(pupil.teachers) < 2:
+        return None
+    return {"how": distill.combine, "weights": distill.teacher_weights}
 
 
 def _training_parts(settings: TrainConfig, data: Data, seed: int) -> dict[str, Any]:
     from kdc.distill.trainer import precision_used
+    from kdc.distributed import world_size
 
     return {
-        "settings": settings.model_dump(mode="json", exclude={"name", "checkpoint_seconds"}),
+        "settings": settings.model_dump(mode="json", exclude=NOT_IN_KEY),
         "precision": precision_used(settings),
+        "processes": world_size(),
         "train": data.fingerprints["train"],
         "validation": data.fingerprints["validation"],
         "metric": data.metric,
         "seed": seed,
         "accelerate": version("accelerate"),
     }
-
-
-def _train(
-    built: Any,
-    data: Data,
-    terms: Mapping[str, Term],
-    settings: TrainConfig,
-    seed: int,
-    scratch: Path,
-    world: World,
-    title: str,
-    signals: Arrays | None = None,
-) -> dict[str, Any]:
-    from kdc.distill.trainer import Lesson, train
-
-    lesson = Lesson(data.task, data.splits["train"], data.splits["validation"], data.metric, signals or {})
-    with world.screen.bar(f"train the {title}") as advance:
-        record = train(built, lesson, terms, settings, seed=seed, scratch=scratch, progress=advance)
-    return record.model_dump(mode="json")
 
 
 def _needs(data: Data) -> Any:

@@ -1,1 +1,94 @@
 """Outputs that are no single class: several labels a row (sigmoids), and numbers (regression)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from kdc.distill.schedules import Temperature, value_at
+from kdc.distill.terms.base import IGNORED, TERMS, Batch, Term
+from kdc.distill.terms.logits import LOGITS, Distance
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+@TERMS.register("sigmoid_kl")
+class SigmoidKL(Distance):
+    """T² · KL(sigmoid(z_t / T) || sigmoid(z_s / T)) of every label, present or absent, and the mean over labels.
+
+    Yang et al. 2023 (arXiv:2308.06453), the MLD loss: a problem of several labels is as many binary ones. They sum over
+    labels; the mean is what goes with `multilabel`, whatever the number of labels. Logits are `[rows, labels]`.
+    """
+
+    name: Literal["sigmoid_kl"]
+    temperature: Temperature = 2.0
+
+    def loss(self, batch: Batch, head: nn.Module | None = None) -> Tensor:
+        from torch.nn.functional import logsigmoid
+
+        from kdc.distill.terms.rows import by_rows, per_row, precise
+
+        student, teacher = precise(batch.student["logits"]), precise(batch.teacher["logits"])
+        temperature = by_rows(value_at(self.temperature, batch), student)
+        student, teacher = student / temperature, teacher / temperature
+        present = teacher.sigmoid() * (logsigmoid(teacher) - logsigmoid(student))
+        absent = (-teacher).sigmoid() * (logsigmoid(-teacher) - logsigmoid(-student))
+        return per_row(temperature**2 * (present + absent), batch.mask)
+
+
+@TERMS.register("multilabel")
+class MultiLabel(Term):
+    """Binary cross-entropy with the data's labels, and the mean over labels.
+
+    Logits and labels are `[rows, labels]`, a label 1 (present), 0 (absent) or a probability; -100 is none and does not
+    count, and neither do rows without any.
+    """
+
+    reads: ClassVar[frozenset[str]] = LOGITS
+    needs_labels: ClassVar[bool] = True
+    name: Literal["multilabel"]
+
+    def loss(self, batch: Batch, head: nn.Module | None = None) -> Tensor:
+        from torch.nn.functional import binary_cross_entropy_with_logits
+
+        from kdc.distill.terms.rows import over_labelled, precise
+
+        assert batch.labels is not None
+        logits = precise(batch.student["logits"])
+        values = binary_cross_entropy_with_logits(logits, batch.labels.to(logits), reduction="none")
+        return over_labelled(values, batch.labels != IGNORED)
+
+
+@TERMS.register("regression")
+class Regression(Term):
+    """(z - y)² with the data's numbers, the mean over the outputs of a row; NaN is no label and does not count.
+
+    Outputs are `[rows, numbers]`, labels the same or, of one number, `[rows]`.
+    """
+
+    reads: ClassVar[frozenset[str]] = LOGITS
+    needs_labels: ClassVar[bool] = True
+    name: Literal["regression"]
+
+    def loss(self, batch: Batch, head: nn.Module | None = None) -> Tensor:
+        from kdc.distill.terms.rows import over_labelled, precise
+
+        assert batch.labels is not None
+        outputs = precise(batch.student["logits"])
+        labels = batch.labels.to(outputs).view_as(outputs)
+        return over_labelled((outputs - labels.nan_to_num()) ** 2, ~labels.isnan())
+
+
+@TERMS.register("regression_soft")
+class SoftRegression(Distance):
+    """(z_s - z_t)² with the teacher's numbers, the mean over the outputs of a row: `regression` with soft labels.
+
+    Outputs are `[rows, numbers]`.
+    """
+
+    name: Literal["regression_soft"]
+
+    def loss(self, batch: Batch, head: nn.Module | None = None) -> Tensor:
+        from kdc.distill.terms.rows import per_row, precise
+
+        return per_row((precise(batch.student["logits"]) - precise(batch.teacher["logits"])) ** 2, batch.mask)

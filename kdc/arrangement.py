@@ -1,0 +1,177 @@
+"""Who learns from whom: the stages that make a run's models, from the teacher to the last student.
+
+A teacher, or several that speak as one; assistants between them and the student; a student that becomes the teacher of
+its next generation; and, to tell what the teacher was worth, the student again from other seeds and controls that
+learn from nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from kdc import stages
+from kdc.distill.preflight import Pairing, Preflight
+from kdc.distill.terms.logits import HardLabels
+from kdc.models.spec import StudentConfig, TeacherConfig
+from kdc.stages import Data, Pupil, Step, Taught, World
+from kdc.store import Published
+
+if TYPE_CHECKING:
+    from kdc.config import RunConfig
+
+TEACHER, STUDENT = "teacher", "student"
+HARD, SCRATCH = "hard labels", "from scratch"
+
+Enter = Callable[[str, Callable[[], Step]], Published]
+"""`enter(label, make)`: the label is the stage's name in the ledger; `make()` may fail, and belongs to the stage."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """A model at one point of the run: the stages that hold its weights and its precision plan."""
+
+    name: str
+    model: Published
+    plan: Published | None = None
+    precision: str = "fp32"
+    parents: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Arm:
+    """The student, or a control, once for every seed."""
+
+    name: str
+    replicates: tuple[tuple[int, Published], ...]
+
+
+@dataclass(frozen=True)
+class Learner:
+    """A model that learns: from which others, and whose layers or tokenizer it takes."""
+
+    name: str
+    config: StudentConfig
+    masters: tuple[str, ...]
+    origin: str
+
+
+def learners(config: RunConfig) -> Iterator[Learner]:
+    """All that learn from a teacher, in the order in which they are trained, the student last."""
+    distill = config.distill
+    if config.student is None:
+        return
+    masters: tuple[str, ...] = (TEACHER, *distill.teachers)
+    for name, assistant in distill.assistants.items():
+        yield Learner(name, assistant, masters, origin=masters[0])
+        masters = (name,)
+    origin = masters[0]
+    for generation in range(1, distill.generations):
+        yield Learner(f"generation{generation}", config.student, masters, origin)
+        masters = (f"generation{generation}",)
+    yield Learner(STUDENT, config.student, masters, origin)
+
+
+@dataclass
+class Arrangement:
+    """Enters the model stages of one run in their order."""
+
+    config: RunConfig
+    data: Data
+    world: World
+    enter: Enter
+    points: list[Point] = field(default_factory=list)
+    pupils: dict[str, Pupil] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.terms = {key: term for key, term in self.config.loss.terms.items() if not term.is_off}
+        self.pairings: dict[str, Pairing] = {}
+
+    def models(self) -> list[Point]:
+        """Teachers, assistants, earlier generations, and the student last."""
+        config = self.config
+
+        def first() -> Step:
+            self._check()  # all of it, before the first model is trained
+            return stages.teacher_step(config.teacher, self.data, config.train, config.seed, self.world)
+
+        self._add(TEACHER, first)
+        for number, (name, other) in enumerate(config.distill.teachers.items(), 1):
+
+            def further(seed: int = config.seed + number, other: TeacherConfig = other) -> Step:
+                return stages.teacher_step(other, self.data, config.train, seed, self.world)
+
+            self._add(name, further)
+        for learner in learners(config):
+            self.pupils[learner.name] = self._pupil(learner)
+            self._add(learner.name, lambda name=learner.name: self._step(self.pupils[name]), learner.masters)  # type: ignore[misc]
+        return self.points
+
+    def arms(self) -> list[Arm]:
+        """The student and its controls for every seed; nothing where the run asks for neither seeds nor controls."""
+        config = self.config
+        if config.student is None or (config.seeds == 1 and not config.control):
+            return []
+        seeds = range(config.seed, config.seed + config.seeds)
+        pupil = self.pupils[STUDENT]
+        others = [(seed, self._again(pupil, seed, f"student seed {seed}")) for seed in seeds[1:]]
+        arms = [Arm(STUDENT, ((config.seed, self._model(STUDENT)), *others))]
+        if config.control:
+            alone = replace(pupil, terms={"hard": HardLabels(name="hard")}, teachers=(), wanted=None, outlines=None)
+            controls = {SCRATCH: replace(alone, fresh=True)}
+            if not config.student.from_scratch:
+                controls = {HARD: alone, **controls}
+            for name, control in controls.items():
+                made = [(seed, self._again(control, seed, f"control {name}, seed {seed}")) for seed in seeds]
+                arms.append(Arm(name, tuple(made)))
+        return arms
+
+    def _check(self) -> None:
+        """Every student against its teachers; raises KdcError before anything is trained."""
+        config = self.config
+        preflight = Preflight(self.data, config.distill)
+        preflight.describe(TEACHER, config.teacher)
+        for name, other in config.distill.teachers.items():
+            preflight.describe(name, other)
+        for learner in learners(config):
+            preflight.describe(learner.name, learner.config, after=learner.origin)
+            self.pairings[learner.name] = preflight.pair(learner.name, learner.masters, self.terms)
+
+    def _pupil(self, learner: Learner) -> Pupil:
+        pairing = self.pairings[learner.name]
+        if pairing.note:
+            self.world.screen.say(f"  {pairing.note}")
+        taught = [Taught(master, self._model(master), self._signals(master, pairing)) for master in learner.masters]
+        return Pupil(
+            role=learner.name,
+            config=learner.config,
+            origin=self._model(learner.origin),
+            terms=self.terms,
+            train=self.config.train,
+            seed=self.config.seed,
+            teachers=taught if pairing.wanted else (),
+            wanted=pairing.wanted,
+            outlines=pairing.outlines,
+        )
+
+    def _again(self, pupil: Pupil, seed: int, label: str) -> Published:
+        return self.enter(label, lambda: self._step(replace(pupil, seed=seed, role=label)))
+
+    def _step(self, pupil: Pupil) -> Step:
+        return stages.student_step(pupil, self.config.distill, self.data, self.world)
+
+    def _signals(self, master: str, pairing: Pairing) -> Published | None:
+        if not pairing.cached:
+            return None
+        top_k = self.config.distill.top_k
+        return self.enter(
+            "signals" if master == TEACHER else f"signals {master}",
+            lambda: stages.signals_step(self._model(master), pairing.wanted, self.data, self.world, top_k=top_k),
+        )
+
+    def _model(self, name: str) -> Published:
+        return next(point.model for point in self.points if point.name == name)
+
+    def _add(self, name: str, make: Callable[[], Step], parents: Sequence[str] = ()) -> None:
+        self.points.append(Point(name, self.enter(name, make), parents=tuple(parents)))

@@ -1,0 +1,138 @@
+"""Before anything is trained: can these models be compared as the loss wants, and what will the signals take?
+
+Models are built without weights from their configurations, asked for each signal that a term reads, and every problem
+is told at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from kdc.distill.terms.base import Term, all_problems
+from kdc.errors import KdcError
+from kdc.models.spec import ModelConfig, StudentConfig, TeacherConfig
+
+if TYPE_CHECKING:
+    from kdc.distill.settings import DistillConfig
+    from kdc.models.taps import Outline
+    from kdc.stages import Data
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """A student and whoever teaches it, seen before they exist."""
+
+    outlines: tuple[Outline, Outline] | None
+    wanted: Mapping[str, Sequence[int]]
+    cached: bool
+    note: str
+
+
+class Preflight:
+    """Looks at the models of one run; a model that takes after another (layers, tokenizer) is described after it."""
+
+    def __init__(self, data: Data, distill: DistillConfig) -> None:
+        self.data, self.distill = data, distill
+        self._settings: dict[str, Any] = {}
+        self._vocabularies: dict[str, str | None] = {}
+
+    def describe(self, name: str, config: ModelConfig, *, after: str | None = None) -> None:
+        """Note what `config` comes to, as `name`; layers and tokenizer may be those of `after`."""
+        from kdc.models.settings import model_settings
+
+        self._settings[name] = model_settings(config, self.data, self._settings[after] if after else None)
+        self._vocabularies[name] = _vocabulary(config, self.data, self._vocabularies[after] if after else None)
+
+    def pair(self, student: str, teachers: Sequence[str], terms: Mapping[str, Term]) -> Pairing:
+        """What these terms make of a student and its teachers; KdcError with every problem."""
+        from kdc.distill.signals import signal_bytes, wanted_signals
+
+        asks = {signal for term in terms.values() for signal in term.asks_of_teacher}
+        ours = self._outline(student, {signal for term in terms.values() for signal in term.reads})
+        theirs = [self._outline(teacher, asks) for teacher in teachers]
+        sides: list[Outline | None] = [*theirs] or [None]
+        problems = [line for one in sides for line in all_problems(terms, ours, one)]
+        problems += list(_several(terms, teachers))
+        refuse(problems)
+        if not theirs or not asks:
+            return Pairing(None, {}, cached=False, note="")
+        wanted = wanted_signals(terms.values(), ours, theirs[0])
+        rows = self.data.splits["train"]
+        size = signal_bytes(theirs[0], wanted, len(rows), self._tokens())
+        budget = self.distill.cache_gb * 1e9
+        logits_alone = set(wanted) == {"logits"}
+        cached = self.distill.signals == "cached" or (
+            self.distill.signals == "auto" and (logits_alone or size <= budget)
+        )
+        how = "cached" if cached else "asked batch by batch"
+        note = f"{student} reads {_listed(wanted)} of {' and '.join(teachers)}: {how}, about {_size(size)}"
+        if self.distill.signals == "auto" and not logits_alone:
+            note += f" against distill.cache_gb={self.distill.cache_gb:g}"
+        return Pairing((ours, theirs[0]), wanted, cached, note)
+
+    def _outline(self, name: str, signals: set[str]) -> Outline:
+        import torch
+
+        from kdc.models.taps import outline
+        from kdc.quiet import quiet
+
+        with quiet(), torch.device("meta"):
+            model = self.data.task.model_class().from_config(self._settings[name])
+        with quiet():
+            return outline(model, signals, name=f"the {name}", vocabulary=self._vocabularies[name])
+
+    def _tokens(self) -> float:
+        from kdc.estimate import mean_tokens
+
+        return mean_tokens(self.data) or 0.0
+
+
+def refuse(problems: Sequence[str]) -> None:
+    """Raise all problems as one error, if there are any."""
+    lines = list(dict.fromkeys(problems))
+    if len(lines) == 1:
+        raise KdcError(lines[0])
+    if lines:
+        raise KdcError("\n  ".join([f"{len(lines)} problems with the loss:", *lines]))
+
+
+def _several(terms: Mapping[str, Term], teachers: Sequence[str]) -> Iterator[str]:
+    for key, term in terms.items():
+        if len(teachers) > 1 and (more := sorted(term.asks_of_teacher - {"logits"})):
+            yield f"loss.terms.{key}: reads {more[0]}, but several teachers share their logits only"
+
+
+def _vocabulary(config: ModelConfig, data: Data, inherited: str | None) -> str | None:
+    """What tells apart how texts are cut into tokens; None where there are none."""
+    if data.task.modality != "text":
+        return None
+    from kdc.hub import model_folder
+
+    if config.path is not None:
+        role = "teacher" if isinstance(config, TeacherConfig) else "student"
+        folder, _ = model_folder(config.path, config.revision, f"{role}.path")
+        files = [folder / name for name in ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "spiece.model")]
+        digest = hashlib.sha256()
+        for file in files:
+            # tokenizer.json alone decides where it is there: checkpoints of one family differ in what else they bring
+            if file.exists():
+                digest.update(file.read_bytes())
+                break
+        return digest.hexdigest()
+    own = getattr(config, "vocab_size", None)
+    if isinstance(config, StudentConfig) and own is None:
+        return inherited
+    return f"wordpiece of {own} pieces"
+
+
+def _listed(wanted: Mapping[str, Sequence[int]]) -> str:
+    return ", ".join(
+        signal.replace("_", " ") + (f" of {len(layers)} layers" if layers else "") for signal, layers in wanted.items()
+    )
+
+
+def _size(size: int) -> str:
+    return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
