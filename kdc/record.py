@@ -57,6 +57,26 @@ class Dataset(_Part):
     """Rows of `validation`/`test` whose inputs also stand in train, by split."""
 
 
+class TermAudit(_Part):
+    """What one term of a loss comes to on one batch."""
+
+    raw: float
+    weighted: float
+    share: float
+    """Of the sum of all weighted terms' sizes."""
+    gradient_norm: float
+    """Of the weighted term, over the student's parameters."""
+    gradient_share: float
+    """Of the sum of all terms' norms."""
+
+
+class Audit(_Part):
+    """The terms of a loss by their keys, at one moment of the training."""
+
+    step: int
+    terms: dict[str, TermAudit]
+
+
 class Train(_Part):
     epochs: float
     steps: int
@@ -64,6 +84,7 @@ class Train(_Part):
     history: list[dict[str, float]] = Field(default_factory=list)
     resumed_at: int | None = None
     """The step at which this went on with the work of a run that was killed."""
+    audit: list[Audit] = Field(default_factory=list)
 
 
 class Stage(_Part):
@@ -228,6 +249,41 @@ class Memory(_Part):
     """The most that its tensors held on the GPU; None where it ran on the CPU."""
 
 
+class Replicate(_Part):
+    """One of several trainings that differ in their seed alone."""
+
+    seed: int
+    metrics: dict[str, float] = Field(default_factory=dict)
+    key: str = ""
+    """Of the stage that trained it."""
+
+
+class Gain(_Part):
+    """A metric of the student minus a control's: the mean over seeds that both were trained with, on the same rows."""
+
+    value: float
+    ci95: tuple[float, float] | None = None
+    higher_is_better: bool = True
+    seeds: int
+    n: int
+    """Test rows."""
+    resampled: list[Literal["seeds", "examples"]]
+    """What the interval allows for: one seed says nothing of others."""
+    verdict: Literal["gain", "no gain within noise", "harm", "no interval"]
+
+
+class Control(_Part):
+    """The student's training without its teacher, on the same budget and with the same seeds."""
+
+    name: Literal["hard labels", "from scratch"]
+    """With the student's own initialization, or with one that carries nothing of the teacher."""
+    description: str
+    parameters: Count | None = None
+    replicates: list[Replicate] = Field(default_factory=list)
+    gains: dict[str, Gain] = Field(default_factory=dict)
+    """By metric: the first variant that has replicates, against this control."""
+
+
 class Variant(_Part):
     name: str
     stage: str
@@ -247,7 +303,8 @@ class Variant(_Part):
     load_seconds: float | None = None
     first_call_ms: float | None = None
     memory: Memory | None = None
-    replicates: list[dict[str, Any]] = Field(default_factory=list)
+    replicates: list[Replicate] = Field(default_factory=list)
+    """One a seed, the first being the variant itself."""
 
 
 class Timing(_Part):
@@ -272,9 +329,12 @@ class RunRecord(_Part):
     dataset: Dataset | None = None
     stages: list[Stage] = Field(default_factory=list)
     variants: list[Variant] = Field(default_factory=list)
+    controls: list[Control] = Field(default_factory=list)
     timing: Timing | None = None
     baseline: str | None = None
     verdict: str | None = None
+    gain_verdict: list[str] = Field(default_factory=list)
+    """What the teacher was worth, a sentence a control."""
     notes: list[str] = Field(default_factory=list)
 
     def variant(self, name: str) -> Variant:

@@ -31,7 +31,7 @@ def compare(
     show: bool,
 ) -> Comparison:
     """`own` against `other`, the variant called `against`. `show` lets flipped examples hold what the models read."""
-    metrics = {name: _metric(task, name, own, other) for name in own.values}
+    metrics = {name: metric_difference(task, name, own, other) for name in own.values}
     groups = [_group(part, own, other) for part in slices]
     return Comparison(
         against=against,
@@ -55,7 +55,8 @@ def churn(own: Scores, other: Scores) -> Churn:
     )
 
 
-def _metric(task: Task, name: str, own: Scores, other: Scores) -> Difference:
+def metric_difference(task: Task, name: str, own: Scores, other: Scores) -> Difference:
+    """A metric of `own` minus that of `other`, tested on the rows that both were scored on."""
     if name == task.hit_rate:
         return hits_difference(own.hits, other.hits)
     pair = own.resampled.get(name), other.resampled.get(name)
