@@ -1,8 +1,8 @@
 """Who learns from whom: the stages that make a run's models, from the teacher to the last student.
 
 A teacher, or several that speak as one; assistants between them and the student; a student that becomes the teacher of
-its next generation; and, to tell what the teacher was worth, the student again from other seeds and controls that
-learn from nobody.
+its next generation; students that learn from one another; and, to tell what the teacher was worth, the student again
+from other seeds and controls that learn from nobody.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from kdc import stages
-from kdc.distill.preflight import Pairing, Preflight
+from kdc.distill.preflight import Pairing, Preflight, logits_alone, refuse
 from kdc.distill.terms.logits import HardLabels
 from kdc.models.spec import StudentConfig, TeacherConfig
 from kdc.stages import Data, Pupil, Step, Taught, World
@@ -62,6 +62,9 @@ def learners(config: RunConfig) -> Iterator[Learner]:
     distill = config.distill
     if config.student is None:
         return
+    if distill.peers:
+        yield Learner(STUDENT, config.student, (), origin=TEACHER)
+        return
     masters: tuple[str, ...] = (TEACHER, *distill.teachers)
     for name, assistant in distill.assistants.items():
         yield Learner(name, assistant, masters, origin=masters[0])
@@ -106,6 +109,10 @@ class Arrangement:
         for learner in learners(config):
             self.pupils[learner.name] = self._pupil(learner)
             self._add(learner.name, lambda name=learner.name: self._step(self.pupils[name]), learner.masters)  # type: ignore[misc]
+        for name in config.distill.peers:
+            self._add(name, lambda name=name: stages.peer_step(self._model(STUDENT), name))  # type: ignore[misc]
+        # the student stands last: passes go on from there
+        self.points.sort(key=lambda point: point.name == STUDENT)
         return self.points
 
     def arms(self) -> list[Arm]:
@@ -118,7 +125,9 @@ class Arrangement:
         others = [(seed, self._again(pupil, seed, f"student seed {seed}")) for seed in seeds[1:]]
         arms = [Arm(STUDENT, ((config.seed, self._model(STUDENT)), *others))]
         if config.control:
-            alone = replace(pupil, terms={"hard": HardLabels(name="hard")}, teachers=(), wanted=None, outlines=None)
+            alone = replace(
+                pupil, terms={"hard": HardLabels(name="hard")}, teachers=(), wanted=None, outlines=None, peers={}
+            )
             controls = {SCRATCH: replace(alone, fresh=True)}
             if not config.student.from_scratch:
                 controls = {HARD: alone, **controls}
@@ -137,6 +146,11 @@ class Arrangement:
         for learner in learners(config):
             preflight.describe(learner.name, learner.config, after=learner.origin)
             self.pairings[learner.name] = preflight.pair(learner.name, learner.masters, self.terms)
+        for name, peer in config.distill.peers.items():
+            preflight.describe(name, peer, after=TEACHER)
+            for pair in ((STUDENT, name), (name, STUDENT)):
+                preflight.pair(pair[0], pair[1:], self.terms)
+        refuse(list(logits_alone(self.terms, "peers")) if config.distill.peers else [])
 
     def _pupil(self, learner: Learner) -> Pupil:
         pairing = self.pairings[learner.name]
@@ -153,6 +167,7 @@ class Arrangement:
             teachers=taught if pairing.wanted else (),
             wanted=pairing.wanted,
             outlines=pairing.outlines,
+            peers=self.config.distill.peers if learner.name == STUDENT else {},
         )
 
     def _again(self, pupil: Pupil, seed: int, label: str) -> Published:

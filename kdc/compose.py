@@ -94,7 +94,7 @@ def compose(overrides: Sequence[str] = (), *, extra: Path | None = None) -> Dict
 
 
 def register_base() -> None:
-    """Make the `base` node: groups, `distill` and `report` are open, so unknown keys reach our typing and its did-you-mean."""
+    """Make the `base` node: what it names is open, so that unknown keys reach our typing and its did-you-mean."""
     from hydra.core.config_store import ConfigStore
     from omegaconf import DictConfig, OmegaConf
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kdc.distill.cohort import Cohort
 from kdc.distill.distiller import Distiller
 
 UNHEARD = 0.01
@@ -18,7 +19,9 @@ UNHEARD = 0.01
 MARK = "audit"
 
 
-def audit(distiller: Distiller, inputs: dict[str, Tensor], labels: Tensor | None, teacher: Any) -> dict[str, float]:
+def audit(
+    distiller: Distiller | Cohort, inputs: dict[str, Any], labels: Tensor | None, teacher: Any
+) -> dict[str, float]:
     """Of every term on this batch: `<term>/raw`, `<term>/weighted` and `<term>/gradient`, the Euclidean norm of the
     weighted term's gradient over the student's parameters. Leaves gradients and random numbers as they were."""
     parameters = [parameter for parameter in distiller.student.parameters() if parameter.requires_grad]

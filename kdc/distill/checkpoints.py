@@ -12,6 +12,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from kdc import distributed
+from kdc.distill.cohort import Cohort
 from kdc.distill.distiller import Distiller
 
 COMPLETE, SUMS = "complete", "sums.json"
@@ -22,7 +23,9 @@ STEPS_BETWEEN_LOOKS = 10
 class Checkpoints(TrainerCallback):
     """Tells the progress bar, checkpoints by the clock, and marks checkpoints whose writing was finished."""
 
-    def __init__(self, distiller: Distiller, progress: Callable[[int, int, str], None], seconds: float) -> None:
+    def __init__(
+        self, distiller: Distiller | Cohort, progress: Callable[[int, int, str], None], seconds: float
+    ) -> None:
         self.distiller, self.progress, self.seconds = distiller, progress, seconds
         self.saved_at = time.monotonic()
         self.score = ""
@@ -72,6 +75,6 @@ def newest_checkpoint(scratch: Path) -> Path | None:
     return newest
 
 
-def restore_sums(distiller: Distiller, checkpoint: Path) -> None:
+def restore_sums(distiller: Distiller | Cohort, checkpoint: Path) -> None:
     """Go on with the sums of the step that was checkpointed, so that the next log says what it would have said."""
     distiller.restore(json.loads((checkpoint / SUMS).read_text(encoding="utf-8")))

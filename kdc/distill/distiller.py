@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -14,17 +14,24 @@ from kdc.distributed import world_size
 from kdc.errors import KdcError
 from kdc.models.taps import Outline, Taps
 
+Values = dict[str, tuple[Tensor, Tensor]]
+"""Raw and weighted value of every term."""
+
 
 class Distiller(nn.Module):
     """`forward(inputs, labels, teacher)` -> the weighted sum of all terms.
 
     `progress` is set by who trains it. Between two calls of `drain` it adds up every term's values on the device, so
     that logging costs no sync a step. `outlines` are the student's and the teacher's, for terms with parts of their
-    own (projections); terms without a teacher need none.
+    own (projections); terms without a teacher need none. `says` are signals to bring that others read.
     """
 
     def __init__(
-        self, student: nn.Module, terms: Mapping[str, Term], outlines: tuple[Outline, Outline] | None = None
+        self,
+        student: nn.Module,
+        terms: Mapping[str, Term],
+        outlines: tuple[Outline, Outline] | None = None,
+        says: Collection[str] = (),
     ) -> None:
         super().__init__()
         self.student = student
@@ -32,7 +39,7 @@ class Distiller(nn.Module):
         heads = {key: term.head(*outlines) for key, term in self.terms.items()} if outlines else {}
         self.heads = nn.ModuleDict({key: head for key, head in heads.items() if head is not None})
         self.progress = 0.0
-        self._taps = Taps(student, {signal for term in self.terms.values() for signal in term.reads})
+        self._taps = Taps(student, {*says, *(signal for term in self.terms.values() for signal in term.reads)})
         self._sums: dict[str, Tensor] = {}
         self._batches = 0
 
@@ -44,21 +51,30 @@ class Distiller(nn.Module):
         share: float = 1.0,
     ) -> dict[str, Tensor]:
         """`share` is by how much this part's mean counts in the mean over its batch."""
-        parts = self.parts(inputs, labels, teacher)
+        return {"loss": self.add_up(self.parts(inputs, labels, teacher), share)}
+
+    def parts(
+        self, inputs: dict[str, Tensor], labels: Tensor | None = None, teacher: Mapping[str, Any] | None = None
+    ) -> Values:
+        """Raw and weighted value of every term on one batch."""
+        return self.weigh(self.ask(inputs), inputs, labels, teacher)
+
+    def add_up(self, parts: Values, share: float) -> Tensor:
+        """The loss, with its parts added to what `drain` will say."""
         total = torch.stack([weighted for _, weighted in parts.values()]).sum() * share
         self._add("loss", total)
         for key, (raw, weighted) in parts.items():
             self._add(key, raw * share)
             self._add(f"{key}_weighted", weighted * share)
         self._batches += 1
-        return {"loss": total}
+        return total
 
-    def parts(
-        self, inputs: dict[str, Tensor], labels: Tensor | None = None, teacher: Mapping[str, Any] | None = None
-    ) -> dict[str, tuple[Tensor, Tensor]]:
-        """Raw and weighted value of every term on one batch."""
+    def weigh(
+        self, said: Mapping[str, Any], inputs: Mapping[str, Tensor], labels: Tensor | None, teacher: Any
+    ) -> Values:
+        """Raw and weighted value of every term, of what the student `said`."""
         batch = Batch(
-            student=self._ask(inputs),
+            student=said,
             teacher=teacher or {},
             labels=labels,
             mask=inputs["attention_mask"].bool() if "attention_mask" in inputs else None,
@@ -66,7 +82,7 @@ class Distiller(nn.Module):
         )
         parts = {}
         for key, term in self.terms.items():
-            values = term.loss(batch, self.heads[key] if key in self.heads else None)
+            values = term.loss(batch, self.heads[key] if key in self.heads else None)  # noqa: SIM401  (a ModuleDict has no get)
             parts[key] = values.mean(), (value_at(term.weight, batch) * values).mean()
         return parts
 
@@ -105,7 +121,8 @@ class Distiller(nn.Module):
     def _add(self, name: str, value: Tensor) -> None:
         self._sums[name] = self._sums[name] + value.detach() if name in self._sums else value.detach()
 
-    def _ask(self, inputs: Mapping[str, Tensor]) -> Mapping[str, Any]:
+    def ask(self, inputs: Mapping[str, Tensor]) -> Mapping[str, Any]:
+        """The student's signals; KdcError where one that a term reads is missing."""
         said = self._taps(inputs)
         for key, term in self.terms.items():
             if missing := sorted(term.reads - said.keys()):

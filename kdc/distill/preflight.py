@@ -55,7 +55,7 @@ class Preflight:
         theirs = [self._outline(teacher, asks) for teacher in teachers]
         sides: list[Outline | None] = [*theirs] or [None]
         problems = [line for one in sides for line in all_problems(terms, ours, one)]
-        problems += list(_several(terms, teachers))
+        problems += list(logits_alone(terms, "several teachers")) if len(teachers) > 1 else []
         refuse(problems)
         if not theirs or not asks:
             return Pairing(None, {}, cached=False, note="")
@@ -63,13 +63,13 @@ class Preflight:
         rows = self.data.splits["train"]
         size = signal_bytes(theirs[0], wanted, len(rows), self._tokens())
         budget = self.distill.cache_gb * 1e9
-        logits_alone = set(wanted) == {"logits"}
+        only_logits = set(wanted) == {"logits"}
         cached = self.distill.signals == "cached" or (
-            self.distill.signals == "auto" and (logits_alone or size <= budget)
+            self.distill.signals == "auto" and (only_logits or size <= budget)
         )
         how = "cached" if cached else "asked batch by batch"
         note = f"{student} reads {_listed(wanted)} of {' and '.join(teachers)}: {how}, about {_size(size)}"
-        if self.distill.signals == "auto" and not logits_alone:
+        if self.distill.signals == "auto" and not only_logits:
             note += f" against distill.cache_gb={self.distill.cache_gb:g}"
         return Pairing((ours, theirs[0]), wanted, cached, note)
 
@@ -99,10 +99,11 @@ def refuse(problems: Sequence[str]) -> None:
         raise KdcError("\n  ".join([f"{len(lines)} problems with the loss:", *lines]))
 
 
-def _several(terms: Mapping[str, Term], teachers: Sequence[str]) -> Iterator[str]:
+def logits_alone(terms: Mapping[str, Term], who: str) -> Iterator[str]:
+    """Problems of terms that read more of a teacher than its logits."""
     for key, term in terms.items():
-        if len(teachers) > 1 and (more := sorted(term.asks_of_teacher - {"logits"})):
-            yield f"loss.terms.{key}: reads {more[0]}, but several teachers share their logits only"
+        if more := sorted(term.asks_of_teacher - {"logits"}):
+            yield f"loss.terms.{key}: {term.name} reads {more[0]}, but {who} share their logits only"
 
 
 def _vocabulary(config: ModelConfig, data: Data, inherited: str | None) -> str | None:

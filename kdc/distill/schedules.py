@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 from pydantic import AfterValidator, Field, model_validator
@@ -241,12 +242,8 @@ class _Within:
 
 
 def _increasing(name: str, moments: Sequence[float]) -> None:
-    if any(later <= earlier for earlier, later in _pairs(moments)):
+    if any(later <= earlier for earlier, later in pairwise(moments)):
         raise ValueError(f"{name} must increase (got {', '.join(f'{moment:g}' for moment in moments)})")
-
-
-def _pairs(moments: Sequence[float]) -> Iterator[tuple[float, float]]:
-    return zip(moments, moments[1:], strict=False)
 
 
 Phase.model_rebuild()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from kdc.data.examples import Examples
 from kdc.distill.audit import MARK, audit, audits
 from kdc.distill.batches import Collator, LengthBuckets, Parts, Rows
 from kdc.distill.checkpoints import Checkpoints, newest_checkpoint, restore_sums
+from kdc.distill.cohort import Cohort, CohortCollator, cohort
 from kdc.distill.distiller import Distiller
 from kdc.distill.settings import TrainConfig
 from kdc.distill.signals import Source
@@ -35,6 +36,7 @@ from kdc.tasks.base import Encoded, Task
 from kdc.tasks.inference import predict_rows
 
 LOGS_PER_TRAINING = 40
+STUDENT = "student"
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ class Lesson:
     metric: str
     source: Source | None = None
     outlines: tuple[Outline, Outline] | None = None
+    peers: Mapping[str, Built] = field(default_factory=dict)
+    """Students that train along, by name, each learning from all others instead of a teacher."""
 
 
 Progress = Callable[[int, int, str], None]
@@ -87,7 +91,7 @@ def train(
     buckets = LengthBuckets([built.encoder.length(row) for row in encoded], settings.batch_size, seed=seed)
     targets = lesson.task.targets(lesson.train, encoded) if any(t.needs_labels for t in terms.values()) else None
     steps = max(1, round(settings.epochs * len(buckets)))
-    distiller = Distiller(built.model, terms, lesson.outlines)
+    distiller, collator = _pupils(built, lesson, terms, Collator(built.encoder, encoded, targets=targets))
     if settings.gradient_checkpointing:
         _checkpoint_gradients(built.model)
     if settings.compile:
@@ -98,7 +102,7 @@ def train(
         args=_arguments(settings, lesson, steps=steps, epoch_steps=len(buckets), scratch=scratch, seed=seed),
         train_dataset=Rows(len(encoded)),
         eval_dataset=Rows(len(lesson.validation)),
-        data_collator=Collator(built.encoder, encoded, targets=targets),  # type: ignore[arg-type]  # takes parts
+        data_collator=collator,  # type: ignore[arg-type]  # takes parts
         callbacks=[saver, *([EarlyStoppingCallback(settings.patience)] if settings.patience else [])],
     )
     trainer.parts = Parts(
@@ -126,6 +130,19 @@ def train(
         resumed_at=resumed_at,
         audit=audits(trainer.state.log_history),
     )
+
+
+def _pupils(
+    built: Built, lesson: Lesson, terms: Mapping[str, Term], collator: Collator
+) -> tuple[Distiller | Cohort, Collator | CohortCollator]:
+    """What is trained and what makes its batches: one student, or several that learn from one another."""
+    if not lesson.peers:
+        return Distiller(built.model, terms, lesson.outlines), collator
+    others = {
+        name: Collator(peer.encoder, peer.encoder.encode(lesson.train), targets=None)
+        for name, peer in lesson.peers.items()
+    }
+    return cohort({STUDENT: built, **lesson.peers}, terms), CohortCollator({STUDENT: collator, **others})
 
 
 def _checkpoint_gradients(model: Any) -> None:
@@ -181,7 +198,7 @@ class _Trainer(Trainer):
     """Trainer with kdc's batches, kdc's validation (the task's own loop and metrics) and the terms in its log."""
 
     parts: Parts
-    distiller: Distiller
+    distiller: Distiller | Cohort
     built: Built
     lesson: Lesson
     validation: Encoded

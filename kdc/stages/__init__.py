@@ -10,7 +10,7 @@ from kdc.stages.artifacts import (
 )
 from kdc.stages.base import ARTIFACT, MODEL, SUMMARY, Data, Step, World, summary
 from kdc.stages.data import data_step, described, read_data
-from kdc.stages.models import Pupil, Taught, signals_step, student_step, teacher_step
+from kdc.stages.models import Pupil, Taught, peer_step, signals_step, student_step, teacher_step
 
 __all__ = [
     "ARTIFACT",
@@ -26,6 +26,7 @@ __all__ = [
     "data_step",
     "described",
     "export_step",
+    "peer_step",
     "predictions_step",
     "read_attributions",
     "read_data",

@@ -144,7 +144,7 @@ def note(folder: Path, **content: Any) -> None:
 
 
 def made(folder: Path) -> Path:
-    folder.mkdir()
+    folder.mkdir(parents=True)
     return folder
 
 

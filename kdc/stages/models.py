@@ -5,8 +5,9 @@ Nothing but the key's parts reaches a `build`, but for what changes no result (p
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from kdc.models.build import Built
     from kdc.models.taps import Outline
 
+PEERS = "peers"
+Models = Mapping[str, "Built"]
+"""Models by the folder of a stage that they go to."""
 Wanted = Mapping[str, Sequence[int]]
 NOT_IN_KEY = {"name", "checkpoint_seconds", "trackers"}
 """Settings of training that change no weight."""
@@ -47,7 +51,7 @@ def teacher_step(config: TeacherConfig, data: Data, train: TrainConfig, seed: in
     if trains:
         parts["training"] = _training_parts(settings, data, seed)
 
-    def model(scratch: Path) -> tuple[Built, dict[str, Any] | None]:
+    def model(scratch: Path) -> tuple[Models, dict[str, Any] | None]:
         from kdc.distill.terms.logits import HardLabels
         from kdc.models.build import build_model
 
@@ -56,9 +60,9 @@ def teacher_step(config: TeacherConfig, data: Data, train: TrainConfig, seed: in
         if built.new_head and not trains:
             raise KdcError("teacher.path: the files lack the weights of the head", "train one: teacher.train=always")
         if not trains:
-            return built, None
+            return {MODEL: built}, None
         lesson = _Lesson(data, {"hard": HardLabels(name="hard")})
-        return built, lesson.teach(built, settings, seed, scratch, world, "teacher")
+        return {MODEL: built}, lesson.teach(built, settings, seed, scratch, world, "teacher")
 
     return _model_step("teacher", parts, model, trains=trains)
 
@@ -123,6 +127,7 @@ class Pupil:
     """Who learns: its model, from what it starts, and what it is told.
 
     `origin` is the model whose layers or tokenizer it takes; `fresh` draws its weights anew, whatever it starts from.
+    `peers` learn along with it, and take the place of teachers.
     """
 
     role: str
@@ -135,6 +140,16 @@ class Pupil:
     wanted: Wanted | None = None
     outlines: tuple[Outline, Outline] | None = None
     fresh: bool = False
+    peers: Mapping[str, StudentConfig] = field(default_factory=dict)
+
+
+def peer_step(cohort: Published, name: str) -> Step:
+    """One of those that learned with a student, as a model of its own."""
+
+    def build(folder: Path, scratch: Path) -> None:
+        shutil.copytree(cohort.path / PEERS / name, folder / MODEL)
+
+    return Step("peer", {"cohort": cohort.key, "name": name}, build)
 
 
 def student_step(pupil: Pupil, distill: DistillConfig, data: Data, world: World) -> Step:
@@ -147,6 +162,7 @@ def student_step(pupil: Pupil, distill: DistillConfig, data: Data, world: World)
         "checkpoint": identity,
         "origin": pupil.origin.key,
         "fresh": pupil.fresh,
+        "peers": {name: peer.model_dump(mode="json") for name, peer in pupil.peers.items()},
         "teachers": {
             taught.name: {"model": taught.model.key, "signals": taught.signals.key if taught.signals else None}
             for taught in pupil.teachers
@@ -160,17 +176,21 @@ def student_step(pupil: Pupil, distill: DistillConfig, data: Data, world: World)
         "packages": packages("torch", "transformers", "tokenizers"),
     }
 
-    def model(scratch: Path) -> tuple[Built, dict[str, Any]]:
+    def model(scratch: Path) -> tuple[Models, dict[str, Any]]:
         from kdc.models.build import build_model, load_model, redrawn
 
         _seed(pupil.seed)
-        built = build_model(config, "student", _needs(data), teacher=load_model(pupil.origin.path / MODEL, data.task))
+        origin = load_model(pupil.origin.path / MODEL, data.task)
+        built = build_model(config, "student", _needs(data), teacher=origin)
         if pupil.fresh:
             built = redrawn(built)
         for line in built.notes:
             world.screen.say(line)
-        lesson = _Lesson(data, pupil.terms, _source(pupil, distill, data), pupil.outlines, tuple(distill.audit))
-        return built, lesson.teach(built, settings, pupil.seed, scratch, world, pupil.role)
+        peers = {name: build_model(peer, "student", _needs(data), teacher=origin) for name, peer in pupil.peers.items()}
+        source = _source(pupil, distill, data)
+        lesson = _Lesson(data, pupil.terms, source, pupil.outlines, tuple(distill.audit), peers)
+        record = lesson.teach(built, settings, pupil.seed, scratch, world, pupil.role)
+        return {MODEL: built, **{f"{PEERS}/{name}": peer for name, peer in peers.items()}}, record
 
     return _model_step("student", parts, model, trains=True)
 
@@ -184,6 +204,7 @@ class _Lesson:
     source: Source | None = None
     outlines: tuple[Outline, Outline] | None = None
     audit_at: tuple[float, ...] = ()
+    peers: Mapping[str, Built] = field(default_factory=dict)
 
     def teach(
         self, built: Built, settings: TrainConfig, seed: int, scratch: Path, world: World, title: str
@@ -192,8 +213,9 @@ class _Lesson:
 
         splits = self.data.splits
         lesson = Lesson(
-            self.data.task, splits["train"], splits["validation"], self.data.metric, self.source, self.outlines
-        )
+            self.data.task, splits["train"], splits["validation"], self.data.metric,
+            self.source, self.outlines, self.peers,
+        )  # fmt: skip
         with world.screen.bar(f"train the {title}") as advance:
             record = train(
                 built, lesson, self.terms, settings,
@@ -203,21 +225,22 @@ class _Lesson:
 
 
 def _model_step(
-    name: str, parts: Mapping[str, Any], model: Callable[[Path], tuple[Built, dict[str, Any] | None]], *, trains: bool
+    name: str, parts: Mapping[str, Any], models: Callable[[Path], tuple[Models, Any]], *, trains: bool
 ) -> Step:
-    """A step that saves what `model` makes; where it trains, the other processes of the run make it along."""
+    """A step that saves what `models` makes; where it trains, the other processes of the run make it along."""
 
     def build(folder: Path, scratch: Path) -> None:
         from kdc.distill.audit import warnings
         from kdc.models.build import save_model
 
-        built, record = model(scratch)
-        save_model(built, made(folder / MODEL))
+        found, record = models(scratch)
+        for place, built in found.items():
+            save_model(built, made(folder / place))
         told = warnings(record.get("audit", [])) if record else []
-        note(folder, train=record, notes=[*built.notes, *told])
+        note(folder, train=record, notes=[*found[MODEL].notes, *told])
 
     def join(scratch: Path) -> None:
-        model(scratch)
+        models(scratch)
 
     return Step(name, parts, build, version=2, join=join if trains else None)
 
