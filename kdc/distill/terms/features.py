@@ -70,13 +70,16 @@ class HiddenStates(Term):
 
         Only the first token of each row if not `by_token`.
         """
-        from kdc.distill.terms.rows import precise
+        from kdc.distill.terms.rows import full_precision, precise
 
         assert head is not None
         student, teacher = batch.student[STATES], batch.teacher[STATES]
         tokens = slice(None) if self.by_token else slice(1)
-        for index, (ours, theirs) in enumerate(self.pairs(student, teacher)):
-            yield precise(head(index, precise(student[ours][:, tokens]))), precise(teacher[theirs][:, tokens])
+        for index, (i, j) in enumerate(self.pairs(student, teacher)):
+            ours, theirs = precise(student[i][:, tokens]), precise(teacher[j][:, tokens])
+            with full_precision(ours):
+                projected = head(index, ours)
+            yield projected, theirs
 
 
 @TERMS.register("hidden")
@@ -166,10 +169,8 @@ class PatientKD(HiddenStates):
 
     def loss(self, batch: Batch, head: nn.Module | None = None) -> Tensor:
         import torch
-        from torch.nn import functional
 
-        values = [
-            (functional.normalize(ours, dim=-1) - functional.normalize(theirs, dim=-1)).square().sum(dim=-1).squeeze(1)
-            for ours, theirs in self.compared(batch, head)
-        ]
+        from kdc.distill.terms.rows import unit
+
+        values = [(unit(ours) - unit(theirs)).square().sum(dim=(1, 2)) for ours, theirs in self.compared(batch, head)]
         return torch.stack(values).sum(dim=0)

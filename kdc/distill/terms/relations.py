@@ -76,10 +76,11 @@ class Relation(Term):
         import torch
         from torch.nn import functional
 
-        from kdc.distill.terms.rows import precise
+        from kdc.distill.terms.rows import full_precision, precise
 
         heads = precise(vectors).unflatten(-1, (self.relation_heads, -1)).transpose(1, 2)
-        similarity = heads @ heads.transpose(-1, -2) / math.sqrt(heads.shape[-1])
+        with full_precision(heads):
+            similarity = heads @ heads.transpose(-1, -2) / math.sqrt(heads.shape[-1])
         if mask is not None:
             # finite, so that a padded token's part of the divergence is 0 times a number
             similarity = similarity.masked_fill(~mask[:, None, None, :], torch.finfo(similarity.dtype).min / 2)

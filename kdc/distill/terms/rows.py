@@ -15,6 +15,17 @@ def precise(values: Tensor) -> Tensor:
     return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
 
 
+def full_precision(like: Tensor) -> torch.autocast:
+    """In it, matrix products are as precise as what is multiplied: the training's autocast is off."""
+    return torch.autocast(like.device.type, enabled=False)
+
+
+def unit(vectors: Tensor) -> Tensor:
+    """Scaled to length 1 along the last axis; zeros stay zeros, and their gradient finite."""
+    lengths = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+    return vectors / lengths.masked_fill(lengths == 0, 1)
+
+
 def token_mean(values: Tensor, mask: Tensor | None) -> Tensor:
     """`[rows, length]` -> `[rows]`: the mean over the real tokens of each row."""
     if mask is None:
