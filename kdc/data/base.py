@@ -69,12 +69,7 @@ class Source(Component):
 
     def identity(self, data_dir: Path | None) -> dict[str, Any] | None:
         """What tells this source's contents from any other's without parsing them; None where only loading tells."""
-        hashes = {}
-        for key, path in self.paths().items():
-            found = find(path, data_dir, key=key)
-            files = sorted(p for p in found.rglob("*") if p.is_file()) if found.is_dir() else [found]
-            hashes[key] = {str(file.relative_to(found)): sha256(file) for file in files}
-        return {"files": hashes}
+        return {"files": {key: hashes(path, data_dir, key=key) for key, path in self.paths().items()}}
 
 
 SOURCES: Registry[Source] = Registry(
@@ -95,6 +90,13 @@ def find(path: str, data_dir: Path | None, *, key: str) -> Path:
         suggestion = did_you_mean(wanted.name, siblings)
         hint = suggestion if suggestion.startswith("did") else hint
     raise KdcError(f"{key}: there is no file {wanted}", hint)
+
+
+def hashes(path: str, data_dir: Path | None, *, key: str) -> dict[str, str]:
+    """The hash of a file, or of all files of a folder by their places in it, that `path` stands for."""
+    found = find(path, data_dir, key=key)
+    files = sorted(p for p in found.rglob("*") if p.is_file()) if found.is_dir() else [found]
+    return {str(file.relative_to(found)): sha256(file) for file in files}
 
 
 def sha256(file: Path) -> str:

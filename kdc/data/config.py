@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, PositiveInt, create_model, model_validator
 
+from kdc.data.augment import AugmentConfig
 from kdc.data.base import SOURCES, Source
 from kdc.registry import Component
 
@@ -18,6 +19,8 @@ class DatasetConfig(Component):
     train, sorted.
     `limit` samples so many rows of every split. `validation` and `test` are the shares held out of train where the
     source has no such split. `metric` is the primary one; none: the task's first.
+    `unlabelled` names files or folders of rows that the student learns from in the place of train, by the teacher's
+    answers alone (relative to `data_dir`); `keep_labelled` adds train to them. `augment` makes new ones of them.
     """
 
     # So that labels may be written as the numbers they are in the data.
@@ -33,6 +36,9 @@ class DatasetConfig(Component):
     test: Fraction = 0.1
     max_length: PositiveInt = 128
     image_size: PositiveInt | None = None
+    unlabelled: str | Annotated[list[str], Field(min_length=1)] | None = None
+    keep_labelled: bool = False
+    augment: AugmentConfig | None = None
 
     @model_validator(mode="after")
     def _has_source_and_train(self) -> "DatasetConfig":
@@ -40,6 +46,8 @@ class DatasetConfig(Component):
             raise ValueError(f"no source says where the rows come from; give one of {', '.join(sorted(SOURCES))}")
         if self.validation + self.test >= 1:
             raise ValueError("validation and test together leave nothing to train on")
+        if self.keep_labelled and self.unlabelled is None:
+            raise ValueError("keep_labelled adds the rows of train to unlabelled ones; name these by unlabelled")
         return self
 
     def sources(self) -> dict[str, Source]:

@@ -4,10 +4,9 @@ from pathlib import Path
 from typing import Literal
 
 from kdc.data.base import SOURCES, Raw, RawTable, Source, find
-from kdc.data.images import stack, to_array
+from kdc.data.images import pictures, read_picture, stack
 from kdc.errors import KdcError
 
-EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"})
 SPLIT_FOLDERS = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
 
 
@@ -33,18 +32,9 @@ class ImageFolder(Source):
         return {"dataset.image_folder.path": self.path}
 
     def _read(self, folder: Path) -> RawTable:
-        from PIL import Image, UnidentifiedImageError
-
-        images, labels, origins = [], [], []
-        for file in sorted(folder.glob("*/*")):
-            if file.suffix.lower() in EXTENSIONS:
-                try:
-                    with Image.open(file) as picture:
-                        images.append(to_array(picture, self.channels))
-                except (UnidentifiedImageError, OSError) as error:
-                    raise KdcError(f"{file} is not readable as a picture ({error})", "remove or replace it") from None
-                labels.append(file.parent.name)
-                origins.append((str(file), 1))
-        if not images:
+        files = pictures(folder, "*/*")
+        if not files:
             raise KdcError(f"{folder} holds no pictures", "expected FOLDER/CLASS/PICTURE.png or .jpg")
-        return RawTable({"image": stack(images), "label": labels}, tuple(origins))
+        images = stack([read_picture(file, self.channels) for file in files])
+        labels = [file.parent.name for file in files]
+        return RawTable({"image": images, "label": labels}, tuple((str(file), 1) for file in files))

@@ -3,14 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from kdc.errors import KdcError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 GREY = ("1", "L", "I;16", "F")
+EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"})
+
+
+def pictures(folder: Path, pattern: str) -> list[Path]:
+    """The files there that are pictures by their names, sorted."""
+    return [file for file in sorted(folder.glob(pattern)) if file.suffix.lower() in EXTENSIONS]
+
+
+def read_picture(file: Path, channels: int) -> np.ndarray:
+    """Its pixels, grey (1) or RGB (3)."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(file) as picture:
+            return to_array(picture, channels)
+    except (UnidentifiedImageError, OSError) as error:
+        raise KdcError(f"{file} is not readable as a picture ({error})", "remove or replace it") from None
 
 
 def to_array(picture: Image, channels: int | None = None) -> np.ndarray:
