@@ -265,6 +265,7 @@ def test_nothing_was_forgotten() -> None:
         "hard": {"name", "weight"},
     }
     own = {"name", "task", "columns", "labels", "metric", "limit", "validation", "test", "max_length", "image_size"}
+    own |= {"unlabelled", "keep_labelled", "augment"}
     sources = {"hub", "files", "idx", "image_folder", "digits", "stdlib_docs"}
     assert set(dataset_config_model().model_fields) == own | sources
     assert set(RunConfig.model_fields) == {
