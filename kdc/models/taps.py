@@ -5,7 +5,8 @@ Signals by name, for a batch of `rows` texts of `length` tokens (pictures have t
     logits            [rows, classes]
     hidden_states     a layer each, the embeddings first: [rows, length, width]; of convolutional nets the feature maps
                       [rows, channels, height, width]; of plain nets [rows, width]
-    attentions        a layer each: [rows, heads, length, length], rows of the matrix sum to 1
+    attentions        a layer each: [rows, heads, length, length], rows of the matrix sum to 1, in
+                      training too, since dropout comes after
     queries, keys, values      a layer each: [rows, length, width], all heads side by side
     features          what the last layer reads: [rows, width]
     input_embeddings  what the first layer reads: [rows, length, width], or the pixels
@@ -27,6 +28,7 @@ from torch import Tensor, nn
 
 from kdc.errors import KdcError
 from kdc.models.layers import layer_stack
+from kdc.models.undropped import use_undropped_attention
 
 LAYERED = frozenset({"hidden_states", "attentions", "queries", "keys", "values"})
 """Signals that are a tuple, a tensor a layer."""
@@ -97,7 +99,7 @@ class Taps:
         self._attention: str | None = None
         if hasattr(model, "set_attn_implementation") and EAGER & set(names):
             self._attention = model.config._attn_implementation
-            model.set_attn_implementation("eager")
+            use_undropped_attention(model)
         self._seen: dict[str, dict[int, Tensor]] = {}
         self._hooks = list(self._install())
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from kdc.models.nets import CNN, MLP, CNNConfig, MLPConfig
 from kdc.models.taps import LENGTH, ROWS, Outline, Taps, last_linear, outline
+from kdc.models.undropped import UNDROPPED
 from tests import tiny
 
 SIZES = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24, "num_hidden_layers": 3}
@@ -112,6 +113,23 @@ def test_hidden_states_and_attentions_are_the_models_own(kind: str) -> None:
         same(said[name], wanted[name])
     for layer in said["attentions"]:
         same(layer.sum(dim=-1), torch.ones(layer.shape[:-1], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("kind", ["bert", "gpt2", "distilbert"])
+def test_training_drops_attention_behind_the_probabilities(kind: str) -> None:
+    """The model computes as it does by itself, from the same random numbers; only what it tells of it differs."""
+    model = build(kind).train()
+    model.set_attn_implementation("eager")
+    torch.manual_seed(2)
+    alone = model(**batch(model), output_attentions=True)
+    assert bool(((alone.attentions[0].sum(dim=-1) - 1).abs() > 0.1).any())
+    torch.manual_seed(2)
+    said = ask(model, {"logits", "attentions"})
+    assert said["logits"].equal(alone.logits)
+    for layer, dropped in zip(said["attentions"], alone.attentions, strict=True):
+        same(layer.sum(dim=-1), torch.ones(layer.shape[:-1], dtype=torch.float64))
+        kept = dropped != 0
+        same(dropped[kept], layer[kept] / 0.9)
 
 
 def test_hidden_states_of_convolutional_nets_are_the_maps_between_their_blocks() -> None:
@@ -291,7 +309,7 @@ def test_closing_leaves_the_model_as_it_was(kind: str) -> None:
     taps(batch(model))
     assert hooks(model) >= {"bert": 11, "gpt2": 5, "modernbert": 5}.get(kind, 1)
     if kind in TRANSFORMERS:
-        assert (attention, model.config._attn_implementation) == ("sdpa", "eager")
+        assert (attention, model.config._attn_implementation) == ("sdpa", UNDROPPED)
     taps.close()
     assert hooks(model) == 0
     assert model.config._attn_implementation == attention
