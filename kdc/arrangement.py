@@ -12,8 +12,10 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from kdc import stages
+from kdc.data.transfer import transfer_identity
 from kdc.distill.preflight import Pairing, Preflight, logits_alone, refuse
 from kdc.distill.terms.logits import HardLabels
+from kdc.errors import KdcError
 from kdc.models.spec import StudentConfig, TeacherConfig
 from kdc.stages import Data, Pupil, Step, Taught, World
 from kdc.store import Published
@@ -88,7 +90,12 @@ class Arrangement:
     pupils: dict[str, Pupil] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.terms = {key: term for key, term in self.config.loss.terms.items() if not term.is_off}
+        rows = self.config.dataset
+        unlabelled = rows.unlabelled is not None and not rows.keep_labelled
+        on = {key: term for key, term in self.config.loss.terms.items() if not term.is_off}
+        self.terms = {key: term for key, term in on.items() if not (unlabelled and term.needs_labels)}
+        self.silenced = [key for key in on if key not in self.terms]
+        self.labelled = self.data
         self.pairings: dict[str, Pairing] = {}
 
     def models(self) -> list[Point]:
@@ -106,6 +113,7 @@ class Arrangement:
                 return stages.teacher_step(other, self.data, config.train, seed, self.world)
 
             self._add(name, further)
+        self._choose_rows()
         for learner in learners(config):
             self.pupils[learner.name] = self._pupil(learner)
             self._add(learner.name, lambda name=learner.name: self._step(self.pupils[name]), learner.masters)  # type: ignore[misc]
@@ -125,20 +133,50 @@ class Arrangement:
         others = [(seed, self._again(pupil, seed, f"student seed {seed}")) for seed in seeds[1:]]
         arms = [Arm(STUDENT, ((config.seed, self._model(STUDENT)), *others))]
         if config.control:
+            # as many steps as the student takes, which may learn from other rows than the labelled ones
+            epochs = config.train.epochs * len(self.data.lesson) / len(self.labelled.lesson)
             alone = replace(
-                pupil, terms={"hard": HardLabels(name="hard")}, teachers=(), wanted=None, outlines=None, peers={}
-            )
+                pupil, terms={"hard": HardLabels(name="hard")}, teachers=(), wanted=None, outlines=None, peers={},
+                train=config.train.model_copy(update={"epochs": epochs}),
+            )  # fmt: skip
             controls = {SCRATCH: replace(alone, fresh=True)}
             if not config.student.from_scratch:
                 controls = {HARD: alone, **controls}
             for name, control in controls.items():
-                made = [(seed, self._again(control, seed, f"control {name}, seed {seed}")) for seed in seeds]
+                made = [
+                    (seed, self._again(control, seed, f"control {name}, seed {seed}", self.labelled)) for seed in seeds
+                ]
                 arms.append(Arm(name, tuple(made)))
         return arms
+
+    def _choose_rows(self) -> None:
+        """Students learn from the transfer set where there is one; terms that read labels need some there."""
+        config = self.config
+        for key in self.silenced:
+            self.world.screen.say(f"  loss.terms.{key} is off: the rows of dataset.unlabelled have no labels")
+        if config.student is None or transfer_identity(config.dataset, config.data_dir) is None:
+            return
+
+        def transfer() -> Step:
+            return stages.transfer_step(
+                config.dataset,
+                self.data,
+                config.data_dir,
+                config.seed,
+                config.teacher,
+                self._model(TEACHER),
+                self.world,
+            )
+
+        self.data = stages.read_transfer(self.enter("transfer set", transfer), self.data)
 
     def _check(self) -> None:
         """Every student against its teachers; raises KdcError before anything is trained."""
         config = self.config
+        if config.student is not None and not self.terms:
+            raise KdcError(
+                f"loss.terms: {' and '.join(self.silenced)} need labels, which no row has", "add kl: loss=kd"
+            )
         preflight = Preflight(self.data, config.distill)
         preflight.describe(TEACHER, config.teacher)
         for name, other in config.distill.teachers.items():
@@ -170,11 +208,11 @@ class Arrangement:
             peers=self.config.distill.peers if learner.name == STUDENT else {},
         )
 
-    def _again(self, pupil: Pupil, seed: int, label: str) -> Published:
-        return self.enter(label, lambda: self._step(replace(pupil, seed=seed, role=label)))
+    def _again(self, pupil: Pupil, seed: int, label: str, data: Data | None = None) -> Published:
+        return self.enter(label, lambda: self._step(replace(pupil, seed=seed, role=label), data))
 
-    def _step(self, pupil: Pupil) -> Step:
-        return stages.student_step(pupil, self.config.distill, self.data, self.world)
+    def _step(self, pupil: Pupil, data: Data | None = None) -> Step:
+        return stages.student_step(pupil, self.config.distill, data or self.data, self.world)
 
     def _signals(self, master: str, pairing: Pairing) -> Published | None:
         if not pairing.cached:

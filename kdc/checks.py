@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from importlib.metadata import packages_distributions
 from importlib.util import find_spec
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdc.errors import did_you_mean
+from kdc.models.spec import PLAIN_NETS, StudentConfig
 
 if TYPE_CHECKING:
     from kdc.config import RunConfig
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 FITTING = {
     ("teacher", "text"): "bert_tiny, minilm or bert",
     ("teacher", "image"): "mlp or cnn",
-    ("student", "text"): "bert_micro, layers or distilbert",
+    ("student", "text"): "bert_micro, bilstm, textcnn, layers or distilbert",
     ("student", "image"): "mlp_small or cnn_small",
 }
 """What to name when the chosen model cannot read the data."""
@@ -26,14 +28,14 @@ FITTING = {
 
 def cross_check(config: RunConfig) -> list[str]:
     """Every problem, each one line that starts with its dotted key."""
-    checks = (_task, _layers, _loss, _precisions, _runtimes, _data_dir, _report)
+    checks = (_task, _transfer, _arrangement, _layers, _loss, _precisions, _runtimes, _data_dir, _report)
     return [problem for check in checks for problem in check(config)]
 
 
 def modality(model: ModelConfig) -> str | None:
     """`text` or `image`, as far as it can be told without loading: None for a hub id."""
     if model.architecture is not None:
-        return "image" if str(model.architecture.get("model_type")).startswith("kdc-") else "text"
+        return PLAIN_NETS.get(str(model.architecture.get("model_type")), "text")
     folder = Path(model.path).expanduser() if model.path else None
     if folder is not None and folder.is_dir():
         if (folder / "preprocessor_config.json").exists():
@@ -59,11 +61,17 @@ def _task(config: RunConfig) -> Iterator[str]:
         yield f"dataset.metric: {name} has no metric '{metric}'; {did_you_mean(metric, task.metrics)}"
     for role, model in _models(config).items():
         if model.architecture is not None and not isinstance(model.architecture.get("model_type"), str):
-            yield f"{role}.architecture.model_type: is missing; name a transformers model type, kdc-mlp or kdc-cnn"
+            named = f"name a transformers model type or one of {', '.join(PLAIN_NETS)}"
+            yield f"{role}.architecture.model_type: is missing; {named}"
         elif (seen := modality(model)) not in (None, task.modality):
             yield (
                 f"{role}: {model.name} reads {seen}s, but dataset {config.dataset.name} holds {task.modality}s; "
                 f"choose {role}={FITTING[role, task.modality]}"
+            )
+        elif isinstance(model, StudentConfig) and model.vocab_size is not None and task.modality != "text":
+            yield (
+                f"student.vocab_size: {task.modality}s, which dataset {config.dataset.name} holds, have no tokenizer; "
+                "set it to null"
             )
 
 
@@ -78,6 +86,35 @@ def _layers(config: RunConfig) -> Iterator[str]:
     needed = layers[-1] + 1 if isinstance(layers, list) else layers
     if depth is not None and needed > depth:
         yield f"student.layers: {layers} reaches beyond the teacher, which has {depth} layers; take at most {depth}"
+
+
+def _transfer(config: RunConfig) -> Iterator[str]:
+    from kdc.data.transfer import transfer_problems
+    from kdc.tasks.base import TASKS
+
+    if config.dataset.task not in TASKS:
+        return
+    yield from transfer_problems(config.dataset)
+    if config.dataset.augment is not None and config.dataset.augment.replace > 0 and config.teacher.path is None:
+        yield "dataset.augment.replace: a teacher from scratch has no masked-LM head to ask for words; set it to 0"
+
+
+def _arrangement(config: RunConfig) -> Iterator[str]:
+    distill = config.distill
+    names = [*distill.teachers, *distill.assistants, *distill.peers]
+    for name in names:
+        if name in ("teacher", "student") or names.count(name) > 1 or not re.fullmatch(r"[\w-]+", name):
+            yield f"distill: '{name}' cannot name a model; take a word that no other model of the run is called by"
+    for name in distill.teacher_weights:
+        if name not in ("teacher", *distill.teachers):
+            known = did_you_mean(name, ["teacher", *distill.teachers])
+            yield f"distill.teacher_weights.{name}: no teacher is called so; {known}"
+    others = [key for key in ("teachers", "assistants") if getattr(distill, key)]
+    others += ["generations"] if distill.generations > 1 else []
+    if distill.peers and others:
+        yield f"distill.peers: students that learn from one another have no teacher; leave out distill.{others[0]}"
+    if config.student is None and names:
+        yield "distill: student=none learns nothing; choose a student"
 
 
 def _depth(teacher: ModelConfig) -> int | None:

@@ -9,7 +9,7 @@ from kdc.stages.artifacts import (
     read_outputs,
 )
 from kdc.stages.base import ARTIFACT, MODEL, SUMMARY, Data, Step, World, summary
-from kdc.stages.data import data_step, described, read_data
+from kdc.stages.data import data_step, described, read_data, read_transfer, transfer_step
 from kdc.stages.models import Pupil, Taught, peer_step, signals_step, student_step, teacher_step
 
 __all__ = [
@@ -31,8 +31,10 @@ __all__ = [
     "read_attributions",
     "read_data",
     "read_outputs",
+    "read_transfer",
     "signals_step",
     "student_step",
     "summary",
     "teacher_step",
+    "transfer_step",
 ]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from kdc import distributed
-from kdc.data.examples import Splits
+from kdc.data.examples import Examples, Splits
 from kdc.errors import KdcError
 from kdc.manifest import stage_key
 from kdc.measure import machine_lock
@@ -90,6 +90,14 @@ class World:
 
 
 @dataclass(frozen=True)
+class Transfer:
+    """Rows that students learn from in the place of train, some or all without a label; None: not made yet."""
+
+    key: str
+    rows: Examples | None
+
+
+@dataclass(frozen=True)
 class Data:
     """The splits with all that models need to know of them."""
 
@@ -98,11 +106,17 @@ class Data:
     metric: str
     max_length: int
     image_size: int | None
+    transfer: Transfer | None = None
     fingerprints: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def labels(self) -> tuple[str, ...]:
         return self.splits["train"].labels
+
+    @property
+    def lesson(self) -> Examples:
+        """The rows that students learn from."""
+        return self.transfer.rows if self.transfer is not None and self.transfer.rows else self.splits["train"]
 
     @property
     def shape(self) -> dict[str, Any]:

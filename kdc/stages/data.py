@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from kdc.data.config import DatasetConfig
 from kdc.data.examples import Splits
 from kdc.data.load import DataReport, data_identity, load_splits
-from kdc.stages.base import Data, Step, note, summary
+from kdc.data.transfer import transfer_identity, transfer_rows
+from kdc.models.spec import TeacherConfig
+from kdc.stages.base import MODEL, Data, Step, Transfer, World, note, summary
+from kdc.stages.models import checkpoint_identity
 from kdc.store import Published
 from kdc.tasks.base import TASKS
 
@@ -37,10 +40,58 @@ def read_data(published: Published) -> tuple[Splits, DataReport]:
     return read_splits(published.path), DataReport(**summary(published)["report"])
 
 
+def transfer_step(
+    config: DatasetConfig,
+    data: Data,
+    data_dir: Path | None,
+    seed: int,
+    source: TeacherConfig,
+    teacher: Published,
+    world: World,
+) -> Step:
+    """The rows that students learn from where they are not those of train: `train` of the splits in its folder.
+
+    The teacher's tokenizer says how a word is masked, the checkpoint that it started from which words may stand there.
+    """
+    replaces = config.augment is not None and config.augment.replace > 0
+    parts = {
+        "transfer": transfer_identity(config, data_dir),
+        "splits": dict(data.fingerprints),
+        "seed": seed,
+        "teacher": teacher.key if config.augment is not None else None,
+        "masked_lm": checkpoint_identity(source, "teacher", data.task)[0] if replaces else None,
+    }
+
+    def build(folder: Path, scratch: Path) -> None:
+        from kdc.data.saved import save_splits
+        from kdc.models.masked_lm import load_masked_lm
+
+        encoder = data.task.encoder.load(teacher.path / MODEL)
+        with world.screen.bar("make the transfer set", "rows") as advance:
+            rows, notes = transfer_rows(
+                config, data.splits, data_dir=data_dir, seed=seed,
+                mask_token=getattr(encoder, "mask_token", None),
+                candidates=load_masked_lm(str(source.path), source.revision) if replaces else None,
+                advance=lambda done, total: advance(done, total, ""),
+            )  # fmt: skip
+        save_splits({"train": rows}, folder)
+        note(folder, notes=notes)
+
+    return Step("transfer", parts, build)
+
+
+def read_transfer(published: Published, data: Data) -> Data:
+    """`data` with the rows of a transfer step; a dry run may be before they are made."""
+    from kdc.data.saved import CONTENTS, read_splits
+
+    made = (published.path / CONTENTS).exists()
+    return replace(data, transfer=Transfer(published.key, read_splits(published.path)["train"] if made else None))
+
+
 def described(config: DatasetConfig, splits: Splits) -> Data:
     """The splits with what models need to know of them; refuses those that the task cannot learn from."""
     task = TASKS[config.task]()
     metric = config.metric or next(iter(task.metrics))
     task.check(splits, metric)
     fingerprints = {split: examples.fingerprint for split, examples in splits.items()}
-    return Data(task, splits, metric, config.max_length, config.image_size, fingerprints)
+    return Data(task, splits, metric, config.max_length, config.image_size, fingerprints=fingerprints)

@@ -86,10 +86,10 @@ def signals_step(teacher: Published, wanted: Wanted, data: Data, world: World, *
     """What the teacher says about every training row, found again by the rows' content."""
     from kdc.distill.signals import content_key
 
-    train = data.splits["train"]
+    rows = data.lesson
     parts = {
         "teacher": teacher.key,
-        "rows": content_key(train),
+        "rows": content_key(rows),
         "wanted": {signal: list(layers) for signal, layers in wanted.items()},
         "top_k": top_k,
         "packages": packages("torch", "transformers", "tokenizers"),
@@ -103,12 +103,12 @@ def signals_step(teacher: Published, wanted: Wanted, data: Data, world: World, *
         done = 0
         with world.screen.bar(f"teacher {', '.join(wanted)}", "rows") as advance:
 
-            def advanced(rows: int) -> None:
+            def advanced(count: int) -> None:
                 nonlocal done
-                done += rows
-                advance(done, len(train), "")
+                done += count
+                advance(done, len(rows), "")
 
-            compute_signals(built, train, folder, wanted, advance=advanced, top_k=top_k)
+            compute_signals(built, rows, folder, wanted, advance=advanced, top_k=top_k)
 
     return Step("signals", parts, build, version=2)
 
@@ -213,7 +213,7 @@ class _Lesson:
 
         splits = self.data.splits
         lesson = Lesson(
-            self.data.task, splits["train"], splits["validation"], self.data.metric,
+            self.data.task, self.data.lesson, splits["validation"], self.data.metric,
             self.source, self.outlines, self.peers,
         )  # fmt: skip
         with world.screen.bar(f"train the {title}") as advance:
@@ -254,7 +254,7 @@ def _source(pupil: Pupil, distill: DistillConfig, data: Data) -> Source | None:
     from kdc.models.build import load_model
 
     assert pupil.wanted is not None
-    rows = data.splits["train"]
+    rows = data.lesson
     sources: dict[str, Source] = {}
     for taught in pupil.teachers:
         if taught.signals is not None:
@@ -281,7 +281,7 @@ def _training_parts(settings: TrainConfig, data: Data, seed: int) -> dict[str, A
         "settings": settings.model_dump(mode="json", exclude=NOT_IN_KEY),
         "precision": precision_used(settings),
         "processes": world_size(),
-        "train": data.fingerprints["train"],
+        "train": data.transfer.key if data.transfer is not None else data.fingerprints["train"],
         "validation": data.fingerprints["validation"],
         "metric": data.metric,
         "seed": seed,
