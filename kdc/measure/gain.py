@@ -86,8 +86,3 @@ def crossed_interval(
     many, few = (float(stdtrit(count - 1, (1 + confidence) / 2)) ** 2 for count in (rows, seeds))
     half = math.sqrt(many * alike + max(few * of_seeds, many * single))
     return (mean - half, mean + half) if half > 1e-12 or abs(mean) < 1e-12 else None
-
-
-def summary(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean and standard deviation (over n - 1) of one metric over seeds; one seed has no deviation."""
-    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None

@@ -1,4 +1,4 @@
-"""What a run prints at its end: the table of variants, the verdict, and where the report is. How tables look."""
+"""What a run prints at its end: the table of variants, the verdicts, and where the report is. How tables look."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdc.record import RunRecord
+from kdc.report import gain
+from kdc.report.audit import all_unheard
 from kdc.report.table import Cell, headers, rows
 from kdc.report.verdict import verdict
 
@@ -24,6 +26,11 @@ def print_report(record: RunRecord, console: Console, *, report: Path | None = N
         console.print(variants_table(record))
     failed = record.run.status == "failed"
     console.print(Text(verdict(record), style="bold red" if failed else "bold"))
+    for line in (*gain.gain_verdict(record), gain.in_a_line(record)):
+        if line:
+            console.print(Text(line))
+    for line in all_unheard(record):
+        console.print(Text(f"warning: {line}", style="yellow"))
     for note in record.notes:
         console.print(Text(f"note: {note}", style="dim"))
     if report is not None:

@@ -8,8 +8,9 @@ import yaml
 
 from kdc.files import write_atomically
 from kdc.record import RunRecord
-from kdc.report import changes, summary, table
+from kdc.report import audit, changes, gain, summary, table
 from kdc.report.charts import changes as change_charts
+from kdc.report.charts import gain as gain_charts
 from kdc.report.charts import latency as latency_charts
 from kdc.report.charts import pareto, training
 from kdc.report.charts.svg import Picture
@@ -29,7 +30,7 @@ def run_page(record: RunRecord) -> str:
     tradeoff = _tradeoff(record)
     latency = latency_charts.pictures(record)
     trained = [
-        (stage, training.pictures(stage, f"train-{number}"), training.audit(stage))
+        (stage, training.pictures(stage, f"train-{number}"), training.audit(stage), audit.audit(stage))
         for number, stage in enumerate(record.stages)
         if stage.train
     ]
@@ -40,6 +41,7 @@ def run_page(record: RunRecord) -> str:
     ]
     parts = {
         ("variants", "Variants"): record.variants,
+        ("gain", "Gain" if record.controls else "Seeds"): gain.arms(record),
         ("tradeoff", "Trade-off"): tradeoff,
         ("latency", "Latency"): latency,
         ("changes", "Changes"): broken or reliability,
@@ -57,6 +59,9 @@ def run_page(record: RunRecord) -> str:
         tiles=summary.tiles(record),
         variants=summary.variants(record),
         more_about_variants=[summary.metrics(record), summary.robustness(record), summary.files(record)],
+        gain=gain if gain.arms(record) else None,
+        gains=gain_charts.pictures(record),
+        unheard=audit.unheard,
         tradeoff=tradeoff,
         latency=latency,
         changes=broken,

@@ -7,8 +7,10 @@ from pathlib import Path
 
 from kdc.files import write_atomically
 from kdc.record import Comparison, RunRecord, Variant
-from kdc.report import summary, table
+from kdc.report import gain, summary, table
+from kdc.report.audit import audit, unheard
 from kdc.report.loading import loading_snippet
+from kdc.report.summary import Grid
 from kdc.report.table import Cell
 from kdc.report.verdict import verdict
 
@@ -23,7 +25,9 @@ def markdown(record: RunRecord) -> str:
     sections = [
         f"# {record.run.name or record.run.id}\n\n**{verdict(record)}**",
         _variants(record),
+        _gain(record),
         _changes(record),
+        _audit(record),
         _latency(record),
         _without_kdc(record),
         _setup(record),
@@ -42,6 +46,25 @@ def _variants(record: RunRecord) -> str:
     notes = "\n".join(f"- {note}" for note in record.notes)
     parts = ["## Variants", grid(flat(table.headers(record)), map(flat, table.rows(record))), said, notes]
     return "\n\n".join(part for part in parts if part)
+
+
+def _gain(record: RunRecord) -> str:
+    if not gain.arms(record):
+        return ""
+    told = "\n".join(f"- {line}" for line in gain.gain_verdict(record))
+    parts = [f"## {gain.title(record)}", told, _cells(gain.grid(record)), gain.about(record)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _audit(record: RunRecord) -> str:
+    """Which terms of a loss do the teaching; nothing of stages that have one term only."""
+    parts = ["## Terms of the loss"]
+    for stage in record.stages:
+        found = audit(stage)
+        if len(found.rows) > 1:
+            told = "\n".join(f"- **warning**: {line}" for line in unheard(stage))
+            parts += [part for part in (f"{found.caption}:", _cells(found), told) if part]
+    return "\n\n".join(parts) if len(parts) > 1 else ""
 
 
 def _changes(record: RunRecord) -> str:
@@ -86,9 +109,13 @@ def _setup(record: RunRecord) -> str:
     return f"## Setup\n\n{facts}\n\nTraining, stages, latency distributions and flipped examples are in report.html."
 
 
-def flat(cells: Iterable[Cell]) -> list[str]:
+def flat(cells: Iterable[str | Cell]) -> list[str]:
     """Cells as the texts of one line, smaller print in brackets."""
-    return [f"{cell.main} ({cell.detail})" if cell.detail else cell.main for cell in cells]
+    return [c if isinstance(c, str) else f"{c.main} ({c.detail})" if c.detail else c.main for c in cells]
+
+
+def _cells(it: Grid) -> str:
+    return grid(flat(it.head), map(flat, it.rows))
 
 
 def grid(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:

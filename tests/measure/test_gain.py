@@ -9,7 +9,7 @@ from scipy import stats
 
 from kdc.data.examples import Examples
 from kdc.measure.comparison import metric_difference
-from kdc.measure.gain import crossed_interval, gain, summary, verdict
+from kdc.measure.gain import crossed_interval, gain, verdict
 from kdc.measure.scores import Scores, score_rows
 from kdc.tasks.text_classification import TextClassification
 
@@ -186,8 +186,3 @@ def test_every_seed_needs_its_partner() -> None:
 )
 def test_the_interval_decides(ci95: tuple[float, float] | None, higher: bool, said: str) -> None:
     assert verdict(ci95, higher_is_better=higher) == said
-
-
-def test_seeds_are_summed_up() -> None:
-    assert summary([0.86, 0.87, 0.91]) == pytest.approx((0.88, np.std([0.86, 0.87, 0.91], ddof=1)))
-    assert summary([0.5]) == (0.5, None)

@@ -24,7 +24,7 @@ def golden_page() -> Page:
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a test is about what there is to draw, not how it looks."""
-    for module in ("changes", "latency", "pareto", "training"):
+    for module in ("changes", "gain", "latency", "pareto", "training"):
         monkeypatch.setattr(
             f"kdc.report.charts.{module}.sketch",
             lambda draw, key, **_: f'<svg role="img" aria-labelledby="{key}-title"></svg>',
@@ -36,7 +36,7 @@ def sections(page: Page) -> list[str | None]:
 
 
 def test_a_whole_record_has_every_section(golden_page: Page) -> None:
-    wanted = ["variants", "tradeoff", "latency", "changes", "training", "stages", "load", "setup"]
+    wanted = ["variants", "gain", "tradeoff", "latency", "changes", "training", "stages", "load", "setup"]
     assert sections(golden_page) == wanted
     links = [link["href"] for link in golden_page.all("a")]
     assert links == ["#main", *(f"#{name}" for name in wanted)]
@@ -89,7 +89,7 @@ def test_old_records_render_without_the_parts_that_came_later() -> None:
 
 
 @pytest.mark.parametrize(
-    "part", ["environment", "dataset", "stages", "timing", "baseline", "config", "notes", "variants"]
+    "part", ["environment", "dataset", "stages", "controls", "timing", "baseline", "config", "notes", "variants"]
 )
 def test_any_optional_part_may_lack(undrawn: None, part: str) -> None:
     raw = RunRecord.load(GOLDEN / "record.json").model_dump(by_alias=True)
@@ -97,7 +97,9 @@ def test_any_optional_part_may_lack(undrawn: None, part: str) -> None:
     check(run_page(RunRecord.model_validate(raw)))
 
 
-@pytest.mark.parametrize("part", ["artifact", "parameters", "macs", "quality", "memory", "latency", "comparisons"])
+@pytest.mark.parametrize(
+    "part", ["artifact", "parameters", "macs", "quality", "memory", "latency", "comparisons", "replicates"]
+)
 def test_any_part_of_a_variant_may_lack(undrawn: None, part: str) -> None:
     raw = RunRecord.load(GOLDEN / "record.json").model_dump(by_alias=True)
     for variant in raw["variants"][1:]:
@@ -134,6 +136,8 @@ def test_text_from_data_does_nothing() -> None:
     assert record.dataset is not None
     record.dataset.labels = [NASTY]
     record.baseline = None
+    for control in record.controls:
+        control.description = NASTY
     for variant in record.variants:
         variant.name = f"{variant.name}{NASTY}"
         for comparison in variant.comparisons:

@@ -1,0 +1,51 @@
+"""The loss audit, to be read: what share of the loss and of the gradient each term has, and which go unheard."""
+
+from __future__ import annotations
+
+from kdc.record import RunRecord, Stage
+from kdc.report import table
+from kdc.report.summary import Grid, Row
+from kdc.report.table import Cell
+
+UNHEARD = 0.01
+"""A term with less than this share of the gradient trains next to nothing, whatever its share of the loss."""
+
+
+def audit(stage: Stage) -> Grid:
+    """A line a term: at each audited step its shares of the loss and of the gradient. No rows without an audit."""
+    looked = stage.train.audit if stage.train else []
+    terms = list(dict.fromkeys(key for at in looked for key in at.terms))
+    head: list[str | Cell] = ["term"]
+    for at in looked:
+        head += [Cell("of the loss", f"step {at.step:,}"), Cell("of the gradient", f"step {at.step:,}")]
+    rows: list[Row] = []
+    for key in terms:
+        row: Row = [key]
+        for at in looked:
+            term = at.terms.get(key)
+            row += [_share(term.share), _share(term.gradient_share)] if term else [table.MISSING] * 2
+        rows.append(row)
+    return Grid(f"Shares of the terms of {stage.name}", head, rows)
+
+
+def unheard(stage: Stage) -> list[str]:
+    """A line for every term that was not heard where it weighed anything, at the first step that showed it."""
+    told: dict[str, str] = {}
+    for at in stage.train.audit if stage.train else []:
+        for key, term in at.terms.items() if len(at.terms) > 1 else ():
+            if term.weighted and term.gradient_share < UNHEARD:
+                share = _share(term.gradient_share)
+                told.setdefault(
+                    key,
+                    f"{stage.name}: the term {key} has {share} of the gradient at step {at.step:,} and teaches next to "
+                    "nothing; give it more weight or switch it off",
+                )
+    return list(told.values())
+
+
+def all_unheard(record: RunRecord) -> list[str]:
+    return [line for stage in record.stages for line in unheard(stage)]
+
+
+def _share(value: float) -> str:
+    return f"{value:.1%}" if value >= 0.001 or value == 0 else "<0.1%"
