@@ -20,6 +20,7 @@ import yaml
 
 from kdc import machine, stages, walk
 from kdc import record as records
+from kdc.arrangement import Arm
 from kdc.data.load import load_splits
 from kdc.errors import in_one_line
 from kdc.measure.slices import cut
@@ -29,6 +30,7 @@ from kdc.stages import ARTIFACT, MODEL, Data, Step, World
 from kdc.store import Published, Store
 from kdc.timing import Untimed, time_runs
 from kdc.walk import Point, Variant
+from kdc.worth import measure_worth
 
 if TYPE_CHECKING:
     from kdc.config import RunConfig
@@ -53,9 +55,10 @@ def run_pipeline(
         return run.record
     with run.recorded():
         data = run.load_data()
-        points = run.make_models(data)
+        points, arms = run.make_models(data)
         variants = run.export_variants(points, data)
         run.measure_quality(variants, data)
+        measure_worth(run.record, arms, variants, data, run.world, run._publish)
         waiting = Untimed.of(run.record, folder, config, data.splits["test"])
         if time_later is None:
             run.measure_latency(waiting)
@@ -173,12 +176,12 @@ class _Run:
         self.world.screen.say(f"  {report.name}: {rows}; {len(report.labels)} labels")
         return data
 
-    def make_models(self, data: Data) -> list[Point]:
-        points, _ = walk.models(self.config, data, self.world, self._publish)
+    def make_models(self, data: Data) -> tuple[list[Point], list[Arm]]:
+        points, arms = walk.models(self.config, data, self.world, self._publish)
         for number, point in enumerate(points):
             if number == 0 or point.model != points[number - 1].model:
                 _link(self.folder / "models" / point.name, point.model.path / MODEL)
-        return points
+        return points, arms
 
     def export_variants(self, points: Sequence[Point], data: Data) -> list[Variant]:
         cells, notes = walk.cells(self.config, points)
