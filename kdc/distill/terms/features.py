@@ -52,9 +52,9 @@ class HiddenStates(Term):
         except ValueError as error:
             yield str(error)
             return
-        for pair in pairs:
-            ours, theirs = shapes = [model.shapes[STATES][i] for model, i in zip((student, teacher), pair, strict=True)]
-            for model, shape in zip((student, teacher), shapes, strict=True):
+        for i, j in pairs:
+            ours, theirs = student.shapes[STATES][i], teacher.shapes[STATES][j]
+            for model, shape in ((student, ours), (teacher, theirs)):
                 if len(shape) not in self.ranks:
                     yield f"{self.name} compares hidden states of texts, but those of {model.name} are {list(shape)}"
                     return
