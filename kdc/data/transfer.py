@@ -162,6 +162,10 @@ def _reading(path: Path, config: DatasetConfig) -> Files:
     form = EXTENSIONS.get(path.suffix.lower())
     if form in (None, "text") and files.format is not None:
         return files
+    if form is None:
+        raise KdcError(
+            f"{KEY}: '{path.suffix}' of {path} says nothing of the format", f"rename it to {', '.join(EXTENSIONS)}"
+        )
     theirs = files.format or next((EXTENSIONS.get(Path(own).suffix.lower()) for own in files.paths().values()), None)
     if theirs in (None, form):
         return files.model_copy(update={"format": form})

@@ -215,7 +215,7 @@ def test_no_row_of_validation_or_test_is_made(transfer: Transfer, folder: Path) 
             "txt,id\nx,1\n",
             r"more\.csv has no column 'text' among txt, id; .*text=COLUMN; did you mean",
         ),
-        ("more.xyz", "x", r"more\.xyz: '\.xyz' says nothing of the format; set dataset\.files\.format to csv"),
+        ("more.xyz", "x", r"unlabelled: '\.xyz' of .*more\.xyz says nothing of the format; rename it to \.csv"),
         ("more.png", "x", r"more\.png is no table, and text-classification reads texts; name files: \.csv"),
         (".", "x", r"dataset\.unlabelled: .* is no table, and text-classification reads texts"),
     ],
