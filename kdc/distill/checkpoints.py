@@ -47,6 +47,7 @@ class Checkpoints(TrainerCallback):
         """Keep this checkpoint and the best one. Trainer would delete the others before this one counts as whole."""
         self.saved_at = time.monotonic()
         sums = self.distiller.sums()
+        distributed.wait()  # each process has written its random state
         if not state.is_world_process_zero:
             return
         folder = Path(args.output_dir, f"checkpoint-{state.global_step}")
@@ -73,6 +74,18 @@ def newest_checkpoint(scratch: Path) -> Path | None:
     newest = max(whole, key=lambda folder: int(folder.name.rpartition("-")[2]), default=None)
     distributed.broadcast(newest)
     return newest
+
+
+def state_of(checkpoint: Path) -> TrainerState:
+    """Where the training stood."""
+    state: TrainerState = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    return state
+
+
+def is_over(checkpoint: Path) -> bool:
+    """Whether nothing was left to train: Trainer would go on for a step, even after one that it stopped early."""
+    callbacks: Any = state_of(checkpoint).stateful_callbacks
+    return bool(callbacks["TrainerControl"]["args"]["should_training_stop"])
 
 
 def restore_sums(distiller: Distiller | Cohort, checkpoint: Path) -> None:

@@ -19,7 +19,7 @@ from kdc import distributed
 from kdc.data.examples import Examples
 from kdc.distill.audit import MARK, audit, audits
 from kdc.distill.batches import Collator, LengthBuckets, Parts, Rows
-from kdc.distill.checkpoints import Checkpoints, newest_checkpoint, restore_sums
+from kdc.distill.checkpoints import Checkpoints, is_over, newest_checkpoint, restore_sums, state_of
 from kdc.distill.cohort import Cohort, CohortCollator, cohort
 from kdc.distill.distiller import Distiller
 from kdc.distill.settings import TrainConfig
@@ -117,7 +117,11 @@ def train(
     if resumed is not None:
         restore_sums(distiller, resumed)
     with quiet():
-        trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+        if resumed is not None and is_over(resumed):
+            trainer.finish(resumed)
+        else:
+            trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+    distributed.wait()  # all have read the best checkpoint before rank 0 goes on and deletes it
     seconds = time.perf_counter() - started
     resumed_at = int(resumed.name.rpartition("-")[2]) if resumed else None
     distiller.release().eval()
@@ -160,7 +164,7 @@ def _arguments(
 ) -> TrainingArguments:
     interval = max(1, min(steps, epoch_steps // settings.evaluations))
     precision = precision_used(settings)
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(scratch),
         max_steps=steps,
         per_device_train_batch_size=settings.batch_size,
@@ -179,11 +183,12 @@ def _arguments(
         save_strategy="steps",
         save_steps=interval,
         load_best_model_at_end=True,
+        restore_callback_states_from_checkpoint=True,  # how long early stopping has been patient
         metric_for_best_model=lesson.metric,
         greater_is_better=lesson.task.metrics[lesson.metric],
         logging_steps=max(1, steps // LOGS_PER_TRAINING),
         logging_nan_inf_filter=False,  # it would wait for the device at every step; `log` looks anyway
-        seed=seed,
+        seed=seed + distributed.rank(),  # no two processes drop out the same
         data_seed=seed,
         disable_tqdm=True,
         report_to=list(settings.trackers),
@@ -192,6 +197,9 @@ def _arguments(
         ddp_find_unused_parameters=True,
         label_names=["labels"],
     )
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1  # more GPUs are for more processes: DataParallel would copy the Distiller and its sums
+    return arguments
 
 
 class _Trainer(Trainer):
@@ -222,22 +230,31 @@ class _Trainer(Trainer):
         outputs = model(inputs["inputs"], inputs.get("labels"), teacher, part.share)
         return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
 
+    def finish(self, checkpoint: Path) -> None:
+        """Take over a training that was at its end when it was killed."""
+        self.state = state_of(checkpoint)
+        self._load_best_model()
+
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        rows = self.lesson.validation
-        self.built.model.eval()
-        graphs = graph_callables(self.lesson.task.graphs(self.built.model, self.built.encoder, rows.select([0, 0])))
-        outputs = predict_rows(self.lesson.task, graphs, self.built.encoder, self.validation)
-        scores = self.lesson.task.score(outputs, rows)
+        # rank 0's word is all ranks': were theirs to differ, they would part ways
+        scores = distributed.broadcast(self._scores() if distributed.rank() == 0 else None)
         metrics = {f"eval_{name}": value for name, value in scores.items()}
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
+    def _scores(self) -> dict[str, float]:
+        task, rows = self.lesson.task, self.lesson.validation
+        self.built.model.eval()
+        graphs = graph_callables(task.graphs(self.built.model, self.built.encoder, rows.select([0, 0])))
+        return task.score(predict_rows(task, graphs, self.built.encoder, self.validation), rows)
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
             means = self.distiller.drain()
             logs |= means
-            if term := next((key for key, value in means.items() if not math.isfinite(value)), None):
+            named = sorted(means, key=lambda key: key == "loss")  # a term rather than their sum
+            if term := next((key for key in named if not math.isfinite(means[key])), None):
                 raise KdcError(
                     f"training diverged: {term} is {logs[term]} at step {self.state.global_step}",
                     "lower train.learning_rate or take train.precision=fp32",

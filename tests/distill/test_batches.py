@@ -1,4 +1,4 @@
-"""Length buckets: every row once, reproducible, little padding, still shuffled."""
+"""Batches: every row once, reproducible, little padding, still shuffled; and how they are dealt out in parts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kdc.data.examples import Examples
-from kdc.distill.batches import Collator, LengthBuckets
+from kdc.distill.batches import Collator, LengthBuckets, Part, Parts
 from tests import tiny, toys
 
 LENGTHS = np.random.default_rng(0).integers(3, 120, size=3217)
@@ -48,27 +48,69 @@ def test_little_is_padded_and_lengths_come_mixed() -> None:
     assert abs(np.corrcoef(np.arange(len(means)), means)[0, 1]) < 0.3, "not from short to long"
 
 
+def dealt(accumulate: int, world: int, *, batch_size: int = 32) -> list[list[list[Part]]]:
+    """By batch and process, the parts that this process computes of it."""
+    ranks = []
+    for rank in range(world):
+        sampler = Parts(
+            LengthBuckets(LENGTHS.tolist(), batch_size, seed=0), accumulate=accumulate, rank=rank, world=world
+        )
+        found = list(sampler)
+        assert len(found) == len(sampler)
+        ranks.append([found[start : start + accumulate] for start in range(0, len(found), accumulate)])
+    return [list(batch) for batch in zip(*ranks, strict=True)]
+
+
+@pytest.mark.parametrize(("accumulate", "world"), [(1, 1), (1, 2), (3, 1), (2, 3), (8, 8)])
+def test_parts_make_up_their_batch(accumulate: int, world: int) -> None:
+    """17 rows are left for the last batch: fewer than some deal out parts."""
+    values = np.random.default_rng(0).standard_normal(len(LENGTHS))
+    for batch, parts in zip(batches(), dealt(accumulate, world), strict=True):
+        one_process = [part for process in parts for part in process]
+        assert sorted(row for part in one_process if part.share > 0 for row in part.rows) == sorted(batch)
+        assert sum(part.share for part in one_process) == pytest.approx(accumulate * world)
+        mean = np.mean([part.share * values[part.rows].mean() for part in one_process])
+        assert mean == pytest.approx(values[batch].mean())
+
+
+def test_a_part_without_rows_goes_through_the_motions() -> None:
+    parts = [process[0] for process in dealt(1, 4, batch_size=len(LENGTHS) - 2)[batches_of_two()]]
+    assert [len(part.rows) for part in parts] == [1, 1, 1, 1]
+    assert [part.share for part in parts] == [2, 2, 0, 0]
+
+
+def batches_of_two() -> int:
+    """Where the batch of the two last rows stands."""
+    return [len(batch) for batch in batches(batch_size=len(LENGTHS) - 2)].index(2)
+
+
+def test_parts_follow_the_epoch() -> None:
+    sampler = Parts(LengthBuckets(LENGTHS.tolist(), 32, seed=0))
+    sampler.set_epoch(1)
+    assert [part.rows for part in sampler] == batches(epoch=1)
+
+
 def test_labels_a_token_are_padded_as_their_rows_are() -> None:
     rows = tiny.sentences(5)
     encoder = tiny.encoder(rows)
     encoded = encoder.encode(rows)
     tagged = Examples({"text": rows["text"], "tags": [[i] * len(row["input_ids"]) for i, row in enumerate(encoded)]})
-    collate = Collator(encoder, encoded, targets=toys.ToyTagging().targets(tagged, encoded), signals={})
-    batch = collate([3, 0, 4])
+    batch = Collator(encoder, encoded, targets=toys.ToyTagging().targets(tagged, encoded))(Part([3, 0, 4], 1.0))
     real = batch["inputs"]["attention_mask"] == 1
     assert batch["labels"].shape == real.shape
     assert not real.all()
     for row, labels, there in zip((3, 0, 4), batch["labels"], real, strict=True):
         assert (labels[there] == row).all()
         assert (labels[~there] == -100).all()
-    assert "teacher" not in batch
 
 
-def test_a_batch_holds_the_labels_and_signals_of_its_rows() -> None:
+def test_a_batch_holds_the_inputs_and_labels_of_its_rows() -> None:
     rows = tiny.sentences(5)
     encoder = tiny.encoder(rows)
-    said = {"logits": np.arange(10, dtype=np.float32).reshape(5, 2), "length": np.arange(5, dtype=np.float32)}
-    batch = Collator(encoder, encoder.encode(rows), targets=rows["label"], signals=said)([4, 1])
+    encoded, part = encoder.encode(rows), Part([4, 1], 0.5)
+    batch = Collator(encoder, encoded, targets=rows["label"])(part)
     assert batch["labels"].tolist() == [0, 1]
-    assert batch["teacher"]["logits"].tolist() == [[8, 9], [2, 3]]
-    assert batch["teacher"]["length"].tolist() == [4, 1]
+    for row, ids in zip(part.rows, batch["inputs"]["input_ids"], strict=True):
+        assert ids.tolist()[: len(encoded[row]["input_ids"])] == list(encoded[row]["input_ids"])
+    assert batch["part"] is part
+    assert "labels" not in Collator(encoder, encoded, targets=None)(part)
