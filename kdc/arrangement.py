@@ -46,7 +46,8 @@ class Arm:
     """The student, or a control, once for every seed."""
 
     name: str
-    replicates: tuple[tuple[int, Published], ...]
+    models: tuple[tuple[int, Published], ...]
+    """By seed."""
 
 
 @dataclass(frozen=True)
@@ -117,8 +118,13 @@ class Arrangement:
         for learner in learners(config):
             self.pupils[learner.name] = self._pupil(learner)
             self._add(learner.name, lambda name=learner.name: self._step(self.pupils[name]), learner.masters)  # type: ignore[misc]
-        for name in config.distill.peers:
-            self._add(name, lambda name=name: stages.peer_step(self._model(STUDENT), name))  # type: ignore[misc]
+        for name, peer in config.distill.peers.items():
+            self._add(
+                name,
+                lambda name=name, peer=peer: stages.peer_step(  # type: ignore[misc]
+                    self._model(STUDENT), name, peer, self._model(TEACHER)
+                ),
+            )
         # the student stands last: passes go on from there
         self.points.sort(key=lambda point: point.name == STUDENT)
         return self.points

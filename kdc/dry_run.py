@@ -36,7 +36,7 @@ def plan(config: RunConfig, world: World) -> list[Line]:
     """Every stage of the run, in order, but attributions: of which rows they are is not known before."""
     data, first = _look_at_data(config, world)
     lines = [first]
-    estimator = Estimator(config, data)
+    estimator = Estimator(data)
 
     def look(label: str, make: Callable[[], Step]) -> Published:
         step = make()
@@ -44,13 +44,16 @@ def plan(config: RunConfig, world: World) -> list[Line]:
         lines.append(Line(label, seen.key, seen.cached, estimator.step(step, seen)))
         return seen
 
-    points, _ = walk.models(config, data, world, look)
+    points, arms = walk.models(config, data, world, look)
     variants = [walk.export(point, runtime, data, world, look) for point, runtime in walk.cells(config, points)[0]]
     for variant in variants:
         walk.predictions(variant, data, look)
     for name, other in walk.perturbed(data, config.report.robustness, config.seed):
         for variant in variants:
             walk.predictions(variant, other, look, on=name)
+    for own in walk.replicates(arms, variants, data, world, look).values():
+        for variant in own:
+            walk.predictions(variant, data, look)
     lines.append(Line("latency", None, cached=False, cost=estimator.latency(variants, config.bench)))
     return lines
 

@@ -25,7 +25,6 @@ from kdc.stages import Data, Step
 from kdc.store import Published
 
 if TYPE_CHECKING:
-    from kdc.config import RunConfig
     from kdc.walk import Variant
 
 EFFICIENCY = 0.5
@@ -72,7 +71,6 @@ class Shape:
 class Estimator:
     """Estimates the steps of one run in their order: a step's models are those whose keys it holds."""
 
-    config: RunConfig
     data: Data
     shapes: dict[str, Shape] = field(default_factory=dict)
     """By the key of the stage that holds the model, or an artifact of it."""
@@ -80,15 +78,13 @@ class Estimator:
     def step(self, step: Step, published: Published) -> Cost:
         """What building this step would take."""
         parts = step.parts
-        if step.name == "teacher":
-            shape = model_shape(self.config.teacher, self.data)
-            cost = (
-                self._training(shape, parts["training"]) if "training" in parts else Cost(START_SECONDS, _idle(shape))
-            )
-        elif step.name == "student":
-            assert self.config.student is not None
-            shape = model_shape(self.config.student, self.data, self.shapes[parts["teacher"]])
-            cost = self._training(shape, parts["training"])
+        if step.name == "transfer":
+            return Cost(START_SECONDS, PROCESS_BYTES)
+        if step.model is not None:
+            shape = model_shape(step.model, self.data, self.shapes.get(parts.get("origin", "")))
+            cost = Cost(START_SECONDS, _idle(shape))
+            if "training" in parts:
+                cost = self._training(shape, parts["training"])
         elif step.name == "signals":
             shape = self.shapes[parts["teacher"]]
             cost = self._forward(shape, len(self.data.splits["train"]))

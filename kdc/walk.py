@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from kdc import stages
-from kdc.arrangement import Arm, Arrangement, Enter, Point
+from kdc.arrangement import STUDENT, Arm, Arrangement, Enter, Point
 from kdc.compress.base import Pass
 from kdc.export.base import RUNTIMES, Runtime
 from kdc.measure.robustness import perturb
@@ -72,6 +72,21 @@ def export(point: Point, runtime: Runtime, data: Data, world: World, enter: Ente
     name = f"{point.name}.{runtime.name}"
     artifact = enter(f"export {name}", lambda: stages.export_step(runtime, point.model, point.plan, data, world))
     return Variant(name, point, runtime, artifact)
+
+
+def replicates(
+    arms: Sequence[Arm], variants: Sequence[Variant], data: Data, world: World, enter: Enter
+) -> dict[str, list[Variant]]:
+    """Every arm's models, exported in the runtime of the student's first variant: what is compared is what ships."""
+    if not arms:
+        return {}
+    runtime = next(variant.runtime for variant in variants if variant.point.name == STUDENT)
+    return {
+        arm.name: [
+            export(Point(f"{arm.name}, seed {seed}", model), runtime, data, world, enter) for seed, model in arm.models
+        ]
+        for arm in arms
+    }
 
 
 def predictions(variant: Variant, data: Data, enter: Enter, *, on: str = "") -> Published:

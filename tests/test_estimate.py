@@ -32,7 +32,7 @@ def texts(tmp_path: Path, *overrides: str) -> tuple[Estimator, Data]:
     config = runs.config(runs.write_csv(tmp_path / "train.csv"), tmp_path / "cache", *overrides)
     splits, _ = load_splits(config.dataset, data_dir=None, seed=0)
     data = stages.described(config.dataset, splits)
-    return Estimator(config, data), data
+    return Estimator(data), data
 
 
 def published(key: str) -> Published:

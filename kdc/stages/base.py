@@ -19,6 +19,7 @@ from kdc.data.examples import Examples, Splits
 from kdc.errors import KdcError
 from kdc.manifest import stage_key
 from kdc.measure import machine_lock
+from kdc.models.spec import ModelConfig
 from kdc.screen import Screen
 from kdc.store import Published, Store
 from kdc.tasks.base import Task
@@ -31,7 +32,8 @@ class Step:
     """One stage: its name, what its key is made of, and how its files come about.
 
     `build(folder, scratch)` writes the files. Where several processes train together, `join(scratch)` is the part that
-    the others have in it; a step without one is rank 0's alone.
+    the others have in it; a step without one is rank 0's alone. `model` is what its model is made from, if it makes
+    one.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Step:
     build: Callable[[Path, Path], None]
     version: int = 1
     join: Callable[[Path], None] | None = None
+    model: ModelConfig | None = None
 
 
 @dataclass(frozen=True)

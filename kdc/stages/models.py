@@ -64,7 +64,7 @@ def teacher_step(config: TeacherConfig, data: Data, train: TrainConfig, seed: in
         lesson = _Lesson(data, {"hard": HardLabels(name="hard")})
         return {MODEL: built}, lesson.teach(built, settings, seed, scratch, world, "teacher")
 
-    return _model_step("teacher", parts, model, trains=trains)
+    return _model_step("teacher", config, parts, model, trains=trains)
 
 
 def checkpoint_identity(config: ModelConfig, role: str, task: Task) -> tuple[Any, bool]:
@@ -143,13 +143,13 @@ class Pupil:
     peers: Mapping[str, StudentConfig] = field(default_factory=dict)
 
 
-def peer_step(cohort: Published, name: str) -> Step:
+def peer_step(cohort: Published, name: str, config: StudentConfig, origin: Published) -> Step:
     """One of those that learned with a student, as a model of its own."""
 
     def build(folder: Path, scratch: Path) -> None:
         shutil.copytree(cohort.path / PEERS / name, folder / MODEL)
 
-    return Step("peer", {"cohort": cohort.key, "name": name}, build)
+    return Step("peer", {"cohort": cohort.key, "name": name, "origin": origin.key}, build, model=config)
 
 
 def student_step(pupil: Pupil, distill: DistillConfig, data: Data, world: World) -> Step:
@@ -192,7 +192,7 @@ def student_step(pupil: Pupil, distill: DistillConfig, data: Data, world: World)
         record = lesson.teach(built, settings, pupil.seed, scratch, world, pupil.role)
         return {MODEL: built, **{f"{PEERS}/{name}": peer for name, peer in peers.items()}}, record
 
-    return _model_step("student", parts, model, trains=True)
+    return _model_step("student", config, parts, model, trains=True)
 
 
 @dataclass(frozen=True)
@@ -225,7 +225,12 @@ class _Lesson:
 
 
 def _model_step(
-    name: str, parts: Mapping[str, Any], models: Callable[[Path], tuple[Models, Any]], *, trains: bool
+    name: str,
+    config: ModelConfig,
+    parts: Mapping[str, Any],
+    models: Callable[[Path], tuple[Models, Any]],
+    *,
+    trains: bool,
 ) -> Step:
     """A step that saves what `models` makes; where it trains, the other processes of the run make it along."""
 
@@ -242,7 +247,7 @@ def _model_step(
     def join(scratch: Path) -> None:
         models(scratch)
 
-    return Step(name, parts, build, version=2, join=join if trains else None)
+    return Step(name, parts, build, version=2, join=join if trains else None, model=config)
 
 
 def _source(pupil: Pupil, distill: DistillConfig, data: Data) -> Source | None:
