@@ -62,6 +62,17 @@ def broadcast(value: Any = None) -> Any:
     return box[0]
 
 
+def total(values: Any) -> Any:
+    """The sum of a tensor over all processes, on every rank."""
+    if world_size() == 1:
+        return values
+    import torch
+
+    summed = values.clone()
+    torch.distributed.all_reduce(summed)
+    return summed
+
+
 def wait() -> None:
     """Until all processes have come here."""
     if world_size() > 1:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kdc import distributed
 from kdc.distill.cohort import Cohort
 from kdc.distill.distiller import Distiller
 
@@ -20,21 +21,35 @@ MARK = "audit"
 
 
 def audit(
-    distiller: Distiller | Cohort, inputs: dict[str, Any], labels: Tensor | None, teacher: Any
+    distiller: Distiller | Cohort, inputs: dict[str, Any], labels: Tensor | None, teacher: Any, share: float = 1.0
 ) -> dict[str, float]:
     """Of every term on this batch: `<term>/raw`, `<term>/weighted` and `<term>/gradient`, the Euclidean norm of the
-    weighted term's gradient over the student's parameters. Leaves gradients and random numbers as they were."""
+    weighted term's gradient over the student's parameters. In float32.
+
+    Of several processes each brings its part of the batch, which counts by `share`; all get the same. Leaves gradients,
+    random numbers and what a forward pass updates (batch norm's means) as they were.
+    """
     parameters = [parameter for parameter in distiller.student.parameters() if parameter.requires_grad]
     devices = [parameters[0].device] if parameters[0].is_cuda else []
+    before = [(buffer, buffer.clone()) for buffer in distiller.buffers()]
+    own = share / float(distributed.total(torch.tensor(share, device=parameters[0].device)))
+    found: dict[str, float] = {}
     with torch.random.fork_rng(devices):
-        parts = distiller.parts(inputs, labels, teacher)
-        found: dict[str, float] = {}
-        for key, (raw, weighted) in parts.items():
-            gradients = torch.autograd.grad(weighted, parameters, retain_graph=True, allow_unused=True)
-            norms = [gradient.float().norm() for gradient in gradients if gradient is not None]
-            norm = torch.stack(norms).norm() if norms else torch.zeros(())
-            found |= {f"{key}/raw": float(raw), f"{key}/weighted": float(weighted), f"{key}/gradient": float(norm)}
+        for key, (raw, weighted) in distiller.parts(inputs, labels, teacher).items():
+            gradients = torch.autograd.grad(own * weighted, parameters, retain_graph=True, allow_unused=True)
+            flat = [_flat(one, parameter) for one, parameter in zip(gradients, parameters, strict=True)]
+            norm = distributed.total(torch.cat(flat)).norm()
+            values = distributed.total(own * torch.stack([raw, weighted]).detach().float())
+            found |= {f"{key}/raw": float(values[0]), f"{key}/weighted": float(values[1])}
+            found[f"{key}/gradient"] = float(norm)
+    with torch.no_grad():
+        for buffer, saved in before:
+            buffer.copy_(saved)
     return found
+
+
+def _flat(gradient: Tensor | None, parameter: Tensor) -> Tensor:
+    return (torch.zeros_like(parameter) if gradient is None else gradient).float().flatten()
 
 
 def audits(history: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kdc import distributed
 from kdc.distill.schedules import value_at
 from kdc.distill.terms.base import Batch, Term
-from kdc.distributed import world_size
 from kdc.errors import KdcError
 from kdc.models.taps import Outline, Taps
 
@@ -113,13 +113,11 @@ class Distiller(nn.Module):
     def _over_processes(self) -> Tensor:
         """The sums, averaged over the processes that train together."""
         sums = torch.stack(list(self._sums.values())) if self._sums else torch.zeros(0)
-        if world_size() > 1 and self._sums:
-            torch.distributed.all_reduce(sums)
-            sums /= world_size()
-        return sums
+        return distributed.total(sums) / distributed.world_size() if self._sums else sums
 
     def _add(self, name: str, value: Tensor) -> None:
-        self._sums[name] = self._sums[name] + value.detach() if name in self._sums else value.detach()
+        value = value.detach().float()
+        self._sums[name] = self._sums[name] + value if name in self._sums else value
 
     def ask(self, inputs: Mapping[str, Tensor]) -> Mapping[str, Any]:
         """The student's signals; KdcError where one that a term reads is missing."""

@@ -225,7 +225,7 @@ class _Trainer(Trainer):
         self.distiller.progress = self.state.global_step / self.state.max_steps
         if self.state.global_step in self.audit_steps:
             self.audit_steps.discard(self.state.global_step)
-            seen = audit(self.distiller, inputs["inputs"], inputs.get("labels"), teacher)
+            seen = audit(self.distiller, inputs["inputs"], inputs.get("labels"), teacher, part.share)
             self.state.log_history.append({MARK: seen, "step": self.state.global_step})  # type: ignore[dict-item]
         outputs = model(inputs["inputs"], inputs.get("labels"), teacher, part.share)
         return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
