@@ -18,7 +18,6 @@ from kdc.compress.plan import PrecisionPlan
 from kdc.config import RunConfig, dataset_config_model
 from kdc.data.load import load_splits
 from kdc.distill.settings import TrainConfig
-from kdc.distill.terms.base import TERMS
 from kdc.export.artifact import write_artifact
 from kdc.export.base import RUNTIMES
 from kdc.measure import latency
@@ -65,9 +64,11 @@ def keys(config: RunConfig) -> dict[str, str]:
         found[label] = seen.key
         return seen
 
-    points, _ = walk.models(config, data, world, look)
-    for point, runtime in walk.cells(config, points)[0]:
-        walk.predictions(walk.export(point, runtime, data, world, look), data, look)
+    points, arms = walk.models(config, data, world, look)
+    variants = [walk.export(point, runtime, data, world, look) for point, runtime in walk.cells(config, points)[0]]
+    for variant in variants:
+        walk.predictions(variant, data, look)
+    walk.replicates(arms, variants, data, world, look)
     return found
 
 
@@ -88,12 +89,17 @@ TRAINING = {
     "max_grad_norm": "0.5",
     "precision": "bf16",
     "evaluations": "2",
+    "accumulate": "2",
+    "patience": "1",
+    "gradient_checkpointing": "true",
+    "compile": "true",
 }
+UNKEYED = {"checkpoint_seconds", "trackers"}
+"""When work is saved, and who is told: neither makes the work another."""
 
 
 def test_every_setting_of_training_is_here() -> None:
-    # checkpoint_seconds says when work is saved, and must not make the work another: `test_pipeline` sees it resume.
-    assert set(TrainConfig.model_fields) == {*TRAINING, *FOREVER, "checkpoint_seconds"}
+    assert set(TrainConfig.model_fields) == {*TRAINING, *FOREVER, *UNKEYED}
 
 
 @pytest.mark.parametrize("key", TRAINING)
@@ -105,8 +111,9 @@ def test_training_settings_change_the_models(key: str, train: Path, tmp_path: Pa
     assert first_changed(before, after) == ("student" if key in ("epochs", "learning_rate") else "teacher")
 
 
-def test_checkpoint_seconds_changes_no_key(train: Path, tmp_path: Path) -> None:
-    after = runs.config(train, tmp_path, "train.checkpoint_seconds=1", "name=other", "bench.calls=6")
+def test_what_changes_no_weight_changes_no_key(train: Path, tmp_path: Path) -> None:
+    words = ("train.checkpoint_seconds=1", "train.trackers=[tensorboard]", "name=other", "bench.calls=6")
+    after = runs.config(train, tmp_path, *words)
     assert first_changed(runs.config(train, tmp_path), after) is None
 
 
@@ -126,6 +133,13 @@ def test_checkpoint_seconds_changes_no_key(train: Path, tmp_path: Path) -> None:
         ("loss.terms.kl.temperature=3", "student"),
         ("loss.terms.hard.weight=2", "student"),
         ("loss.terms.hard=null", "student"),
+        ("loss.terms.kl.weight={schedule: linear, start: 1, end: 0}", "student"),
+        ("distill.signals=online", "signals"),
+        ("distill.signals=cached", None),
+        ("distill.cache_gb=1", None),
+        ("distill.top_k=1", "signals"),
+        ("distill.audit=[]", "student"),
+        ("distill.generations=2", "student"),
         ("compress.int8.per_channel=false", "compress int8"),
         ("compress.int8.reduce_range=true", "compress int8"),
         ("compress.int8.embeddings=false", "compress int8"),
@@ -140,9 +154,60 @@ def test_checkpoint_seconds_changes_no_key(train: Path, tmp_path: Path) -> None:
         ("dataset.metric=f1", "data"),
     ],
 )
-def test_the_first_stage_that_a_key_changes(word: str, stage: str, train: Path, tmp_path: Path) -> None:
+def test_the_first_stage_that_a_key_changes(word: str, stage: str | None, train: Path, tmp_path: Path) -> None:
     base = ("compress.int8.reduce_range=false",)
     assert first_changed(runs.config(train, tmp_path, *base), runs.config(train, tmp_path, *base, word)) == stage
+
+
+SECOND = "+teacher@distill.teachers.second=bert_tiny"
+
+
+def test_who_teaches_whom_is_in_the_students_key(train: Path, tmp_path: Path) -> None:
+    words = {
+        "alone": (),
+        "two": (SECOND,),
+        "other": (SECOND, "distill.teachers.second.epochs=1"),
+        "combined": (SECOND, "distill.combine=confidence"),
+        "weighed": (SECOND, "distill.teacher_weights={second: 2}"),
+        "assisted": ("+student@distill.assistants.middle=layers",),
+        "assisted by another": ("+student@distill.assistants.middle=layers", "distill.assistants.middle.layers=1"),
+        "among peers": ("+student@distill.peers.peer=layers",),
+        "among others": ("+student@distill.peers.peer=layers", "distill.peers.peer.layers=1"),
+    }
+    found = {name: keys(runs.config(train, tmp_path, *own)) for name, own in words.items()}
+    assert len({own["student"] for own in found.values()}) == len(words)
+    assert len({own["teacher"] for own in found.values()}) == 1
+    assert found["two"]["second"] != found["other"]["second"]
+    assert found["two"]["signals second"] != found["two"]["signals"]
+    assert found["combined"]["second"] == found["weighed"]["second"] == found["two"]["second"]
+    assert found["assisted"]["signals middle"] not in (found["alone"]["signals"], found["assisted"]["signals"])
+    assert "signals" not in found["among peers"]
+
+
+def test_seeds_and_controls_are_more_students(train: Path, tmp_path: Path) -> None:
+    alone = keys(runs.config(train, tmp_path))
+    more = keys(runs.config(train, tmp_path, "seeds=2", "control=true"))
+    assert {name: more[name] for name in alone} == alone
+    added = {name: key for name, key in more.items() if name not in alone and not name.startswith("export")}
+    assert set(added) == {
+        "student seed 1",
+        *(f"control {name}, seed {seed}" for name in ("hard labels", "from scratch") for seed in (0, 1)),
+    }
+    assert len({*added.values(), alone["student"]}) == 6
+
+
+def test_a_transfer_set_is_for_students_alone(train: Path, tmp_path: Path) -> None:
+    file = tmp_path / "more.txt"
+    file.write_text("a good film\nan awful plot\n")
+    before = keys(runs.config(train, tmp_path))
+    words = [f"dataset.unlabelled={file}"], ["dataset.augment={mask: 0.2}"]
+    found = [keys(runs.config(train, tmp_path, *own)) for own in words]
+    found.append(keys(runs.config(train, tmp_path, *words[0], "dataset.keep_labelled=true")))
+    file.write_text("a good film\nan awful actor\n")
+    found.append(keys(runs.config(train, tmp_path, *words[0])))
+    for own in found:
+        assert (own["teacher"], own["student"] != before["student"]) == (before["teacher"], True)
+    assert len({own["student"] for own in found}) == len({own["transfer set"] for own in found}) == 4
 
 
 def test_settings_of_data_reach_the_models(train: Path, tmp_path: Path) -> None:
@@ -259,16 +324,12 @@ def test_nothing_was_forgotten() -> None:
     """A field that joins a model of the configuration must join this file or the test that shows its effect."""
     models = {"name", "path", "revision", "architecture", "label_map"}
     assert set(TeacherConfig.model_fields) == models | {"vocab_size", "train", "epochs", "batch_size", "learning_rate"}
-    assert set(StudentConfig.model_fields) == models | {"layers", "pick"}
-    assert {name: set(term.model_fields) for name, term in TERMS.items()} == {
-        "kl": {"name", "weight", "temperature"},
-        "hard": {"name", "weight"},
-    }
+    assert set(StudentConfig.model_fields) == models | {"layers", "pick", "vocab_size"}
     own = {"name", "task", "columns", "labels", "metric", "limit", "validation", "test", "max_length", "image_size"}
     own |= {"unlabelled", "keep_labelled", "augment"}
     sources = {"hub", "files", "idx", "image_folder", "digits", "stdlib_docs"}
     assert set(dataset_config_model().model_fields) == own | sources
     assert set(RunConfig.model_fields) == {
-        "name", "seed", "plugins", "data_dir", "cache_dir", "dry_run",
-        "teacher", "student", "loss", "compress", "dataset", "runtime", "train", "bench", "report",
+        "name", "seed", "seeds", "control", "plugins", "data_dir", "cache_dir", "dry_run",
+        "teacher", "student", "loss", "compress", "dataset", "runtime", "train", "distill", "bench", "report",
     }  # fmt: skip
