@@ -56,7 +56,7 @@ class JensenShannon(Distance):
         from kdc.distill.terms.rows import by_rows, per_row
 
         student, teacher, temperature = at_temperature(batch, self.temperature)
-        beta = by_rows(torch.as_tensor(value_at(self.beta, batch)).to(student), student)
+        beta = by_rows(torch.as_tensor(value_at(self.beta, batch), dtype=student.dtype, device=student.device), student)
         mixture = torch.logaddexp(beta.log() + teacher, (1 - beta).log() + student)
         divergence = beta * kl_divergence(teacher, mixture) + (1 - beta) * kl_divergence(student, mixture)
         return per_row(temperature**2 * divergence, batch.mask)

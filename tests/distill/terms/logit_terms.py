@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, multiprocessing
+from torch import multiprocessing
 
 from kdc.distill.terms.base import TERMS, Batch, Term
 
@@ -64,24 +64,23 @@ def check_tokens(loss: Term, labels: np.ndarray | None = None) -> None:
     np.testing.assert_array_equal(value(loss, student, teacher, mask=MASK, **labelled), got)
 
 
-def averaged_gradients(losses: Sequence[Term], parts: Sequence[slice], **more: Any) -> list[np.ndarray]:
-    """The gradients of `STUDENT` in two processes, each with a part of the rows, averaged as DDP does."""
+def averaged_gradients(losses: Sequence[Term], **more: np.ndarray) -> list[np.ndarray]:
+    """Those of two processes, the first with one row and the other with the rest, weighed as in training."""
     with tempfile.TemporaryDirectory() as folder:
-        multiprocessing.spawn(_one_process, (folder, losses, parts, more), nprocs=2)
+        multiprocessing.spawn(_one_process, (folder, losses, more), nprocs=2)
         gradients = [torch.load(Path(folder, f"{rank}.pt")) for rank in range(2)]
     return [(one + other).numpy() / 2 for one, other in zip(*gradients, strict=True)]
 
 
-def _one_process(
-    rank: int, folder: str, losses: Sequence[Term], parts: Sequence[slice], more: dict[str, np.ndarray]
-) -> None:
+def _one_process(rank: int, folder: str, losses: Sequence[Term], more: dict[str, np.ndarray]) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    rows, found = parts[rank], []
+    rows, found = [slice(0, 1), slice(1, 6)][rank], []
+    ours = {key: array[rows] for key, array in more.items()}
     for loss in losses:
         student = torch.tensor(STUDENT, requires_grad=True)
-        ours = {key: array[rows] for key, array in more.items()}
-        loss.loss(batch(student[rows], TEACHER[rows], **ours)).mean().backward()
+        share = 2 * len(STUDENT[rows]) / len(STUDENT)
+        (loss.loss(batch(student[rows], TEACHER[rows], **ours)).mean() * share).backward()
         found.append(student.grad)
     torch.save(found, Path(folder, f"{rank}.pt"))
     torch.distributed.destroy_process_group()
@@ -89,7 +88,7 @@ def _one_process(
 
 def gradient(loss: Term, **more: Any) -> np.ndarray:
     """Of the term's mean by the student's logits, in one process."""
-    student: Tensor = torch.tensor(STUDENT, requires_grad=True)
+    student = torch.tensor(STUDENT, requires_grad=True)
     loss.loss(batch(student, **more)).mean().backward()
     assert student.grad is not None
     return student.grad.numpy()
