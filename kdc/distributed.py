@@ -96,9 +96,13 @@ def leave() -> None:
 def together() -> Iterator[None]:
     """What ends the block on rank 0 because another process failed is told as that process told it.
 
-    The first signal ends the block, later ones find it tidying up.
+    The first signal ends the block, later ones find it tidying up; the other processes have nothing to tidy.
     """
     if world_size() == 1:
+        yield
+        return
+    if rank() > 0:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         yield
         return
     before = {one: signal.signal(one, _stop) for one in (signal.SIGINT, signal.SIGTERM)}

@@ -18,10 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from kdc import machine, stages, walk
+from kdc import distributed, machine, stages, walk
 from kdc import record as records
 from kdc.arrangement import Arm
-from kdc.data.load import load_splits
 from kdc.errors import in_one_line
 from kdc.measure.slices import cut
 from kdc.record import RunRecord
@@ -56,6 +55,7 @@ def run_pipeline(
     with run.recorded():
         data = run.load_data()
         points, arms = run.make_models(data)
+        distributed.leave()
         variants = run.export_variants(points, data)
         run.measure_quality(variants, data)
         measure_worth(run.record, arms, variants, data, run.world, run._publish)
@@ -67,6 +67,16 @@ def run_pipeline(
     else:
         time_later(waiting)
     return run.record
+
+
+def take_part(config: RunConfig) -> None:
+    """What the other processes of a run under torchrun have in it: its data, and their share of every training."""
+    if config.dry_run:
+        return
+    world = World(Store(config.cache_dir), Screen(), tuple(config.plugins))
+    splits, *_ = stages.loaded(config.dataset, config.data_dir, config.seed, config.report.slices, world)
+    walk.models(config, stages.described(config.dataset, splits), world, lambda label, make: world.run(make()))
+    distributed.leave()
 
 
 @dataclass
@@ -103,7 +113,8 @@ class _Run:
         (self.folder / "config.yaml").write_text(config, encoding="utf-8")
         self.record.save(self.folder / "record.json")
         try:
-            yield
+            with distributed.together():
+                yield
             self.record.run.status = "ok"
             self.record.run.failed_stage = None
         except BaseException as error:
@@ -154,14 +165,9 @@ class _Run:
         config = self.config
         with self._stage("data") as entry:
             slices = config.report.slices
-            step = stages.data_step(config.dataset, config.data_dir, config.seed, slices)
-            if step is None:
-                splits, report = load_splits(config.dataset, data_dir=config.data_dir, seed=config.seed, keep=slices)
-                entry.key = report.fingerprint
-            else:
-                published = self.world.run(step)
-                splits, report = stages.read_data(published)
-                entry.key, entry.cached = published.key, published.cached
+            splits, report, published = stages.loaded(config.dataset, config.data_dir, config.seed, slices, self.world)
+            entry.key = published.key if published else report.fingerprint
+            entry.cached = published is not None and published.cached
             data = stages.described(config.dataset, splits)
             cut(data.task, data.splits["test"], slices)  # what is wrong with a slice is said before anything is trained
         self.record.dataset = records.Dataset(

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from kdc import __version__
+from kdc import __version__, distributed
 from kdc.errors import KdcError, did_you_mean
 
 COMMANDS = ("run", "bench", "report", "compare", "list", "doctor", "cache", "predict", "gate", "completion")
@@ -54,12 +54,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def report(error: BaseException) -> int:
-    """Say on stderr what went wrong, in one line (more only for several problems at once); returns the exit code."""
+    """Say on stderr what went wrong, in one line (more only for several problems at once); returns the exit code.
+
+    Under torchrun the other processes leave it to rank 0 to say.
+    """
     if os.environ.get("KDC_DEBUG") == "1":
         import traceback
 
         traceback.print_exception(error)
-    print(f"kdc: error: {describe(error)}", file=sys.stderr)
+    if distributed.rank() > 0:
+        distributed.tell(describe(error))
+    else:
+        print(f"kdc: error: {describe(error)}", file=sys.stderr)
     return error.exit_code if isinstance(error, KdcError) else 1
 
 

@@ -7,6 +7,7 @@ a run, or a whole sweep, and before it makes a folder for it.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import re
 import shlex
@@ -17,8 +18,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kdc import distributed
 from kdc.cli.list import plain_groups
-from kdc.compose import check_extra, config_dir, readable_errors, register_base, searchpath
+from kdc.compose import check_extra, config_dir, quote, readable_errors, register_base, searchpath
 from kdc.errors import KdcError
 
 if TYPE_CHECKING:
@@ -53,6 +55,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(args: argparse.Namespace) -> int:
+    """Under torchrun rank 0 runs what is asked; the others help it to train, without a word and without a folder."""
+    if distributed.world_size() == 1:
+        return _execute(args)
+    if "MASTER_ADDR" not in os.environ:
+        raise KdcError("RANK or WORLD_SIZE is set, but torchrun did not set them", "unset them, or start with torchrun")
+    if args.multirun:
+        raise KdcError("-m: torchrun's processes share one run, not the jobs of a sweep", "start it without torchrun")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # DDP warns of what is asked of it
+    with distributed.together(), tempfile.TemporaryDirectory() as nowhere:
+        return _execute(args, nowhere=nowhere if distributed.rank() > 0 else None)
+
+
+def _execute(args: argparse.Namespace, *, nowhere: str | None = None) -> int:
     import hydra
     from hydra.core.hydra_config import HydraConfig
 
@@ -70,6 +85,9 @@ def execute(args: argparse.Namespace) -> int:
     words = prepare(args.overrides, sweep=args.multirun, extra=args.config_dir)
     if args.config_dir is not None:
         words.append(searchpath(args.config_dir))
+    if nowhere is not None:
+        _be_silent()
+        words.append(f"hydra.run.dir={quote(nowhere)}")
     flags = ["--multirun"] if args.multirun else []
     flags += ["--cfg", args.cfg] if args.cfg else []
     flags += ["--resolve"] if args.resolve else []
@@ -82,6 +100,12 @@ def execute(args: argparse.Namespace) -> int:
     def job(cfg: DictConfig) -> float:
         settings = HydraConfig.get()
         overrides = task_words(settings)
+        if nowhere is not None:
+            from kdc.config import to_run_config
+            from kdc.pipeline import take_part
+
+            take_part(to_run_config(cfg, overrides=overrides))
+            return math.nan
         if args.multirun:
             sweep_folder[:] = [Path(settings.sweep.dir)]
             print(f"\n{Path(settings.runtime.output_dir).name}: {' '.join(overrides)}", file=sys.stderr)
@@ -212,6 +236,14 @@ def _log_file_closed() -> Iterator[None]:
 
 def _note(text: str) -> None:
     print(f"note: {text}", file=sys.stderr)
+
+
+def _be_silent() -> None:
+    """Nothing of this process on stdout and stderr any more, its libraries' C++ included; all with KDC_DEBUG=1."""
+    if os.environ.get("KDC_DEBUG") != "1":
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in (1, 2):
+            os.dup2(nowhere, stream)
 
 
 def _drop_if_empty(folder: Path) -> bool:

@@ -9,7 +9,7 @@ from kdc.stages.artifacts import (
     read_outputs,
 )
 from kdc.stages.base import ARTIFACT, MODEL, SUMMARY, Data, Step, World, summary
-from kdc.stages.data import data_step, described, read_data, read_transfer, transfer_step
+from kdc.stages.data import data_step, described, loaded, read_data, read_transfer, transfer_step
 from kdc.stages.models import Pupil, Taught, peer_step, signals_step, student_step, teacher_step
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "data_step",
     "described",
     "export_step",
+    "loaded",
     "peer_step",
     "predictions_step",
     "read_attributions",

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from kdc import distributed
 from kdc.data.config import DatasetConfig
 from kdc.data.examples import Splits
 from kdc.data.load import DataReport, data_identity, load_splits
@@ -32,6 +33,19 @@ def data_step(config: DatasetConfig, data_dir: Path | None, seed: int, keep: Seq
 
     parts = {"dataset": config, "source": identity, "seed": seed}
     return Step("data", {**parts, "keep": list(keep)} if keep else parts, build)
+
+
+def loaded(
+    config: DatasetConfig, data_dir: Path | None, seed: int, keep: Sequence[str], world: World
+) -> tuple[Splits, DataReport, Published | None]:
+    """The splits, what is to say of them, and their stage if they have one. Of several processes rank 0 alone loads."""
+    step = data_step(config, data_dir, seed, keep)
+    if step is not None:
+        published = world.run(step)
+        return *read_data(published), published
+    first = distributed.rank() == 0
+    read = load_splits(config, data_dir=data_dir, seed=seed, keep=keep) if first else None
+    return *distributed.broadcast(read), None
 
 
 def read_data(published: Published) -> tuple[Splits, DataReport]:
