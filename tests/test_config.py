@@ -102,6 +102,34 @@ def test_a_union_speaks_once() -> None:
     assert "list" in message
 
 
+LINEAR = "{schedule: linear, start: 1, end: 0, %s}"
+
+
+@pytest.mark.parametrize(
+    ("weight", "message"),
+    [
+        (LINEAR % "until: 1.5", ".until: input should be less than or equal to 1 (got 1.5)"),
+        (LINEAR % "begin: 0.5, until: 0.2", ": begin must lie before until (got 0.5 and 0.2)"),
+        (LINEAR % "untill: 0.5", ".untill: no such key of weight; did you mean 'until'?"),
+        ("{schedule: confidence, unsure: 1, sure: 0, until: 1}", ".until: no such key of weight; known: schedule, "),
+        ("{schedule: linear, start: 1}", ".end: is missing"),
+        ("{schedule: linear, start: 1, end: -1}", ": must be at least 0 at all times (got -1)"),
+        ("{schedule: linaer, start: 1, end: 0}", ": no schedule is called 'linaer'; did you mean 'linear'?"),
+        ("{start: 1, end: 0}", ": must name its 'schedule' (got {'start': 1, 'end': 0})"),
+        ("heavy", ": input should be a valid number, unable to parse string as a number (got 'heavy')"),
+        ("[1]", ": input should be a valid number (got [1])"),
+        (
+            "{schedule: phases, phases: [{until: 1, value: %s}]}" % (LINEAR % "untill: 1"),
+            ".phases.0.value.untill: no such key of value; did you mean 'until'?",
+        ),
+    ],
+)
+def test_of_a_schedule_only_what_is_wrong_is_told(weight: str, message: str) -> None:
+    said = problem(f"loss.terms.kl.weight={weight}")
+    assert said.startswith(f"loss.terms.kl.weight{message}")
+    assert len(said.splitlines()) == 1
+
+
 def leaves(model: BaseModel, prefix: str = "") -> list[tuple[str, Any]]:
     """Every field of a typed configuration by its dotted key, however deep."""
     found: list[tuple[str, Any]] = []

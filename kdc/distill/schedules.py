@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from kdc.registry import Component
 
@@ -122,7 +122,7 @@ class Step(Schedule):
 
     schedule: Literal["step"]
     values: list[float]
-    moments: list[Share]
+    moments: list[Annotated[float, Field(gt=0, lt=1)]]
 
     @model_validator(mode="after")
     def _fit(self) -> Step:
@@ -143,7 +143,7 @@ class Step(Schedule):
 class Phase(Component):
     """One part of a training: its value, a schedule of its own that runs within the phase among them."""
 
-    until: Share
+    until: Annotated[float, Field(gt=0, le=1)]
     value: Scheduled
 
 
@@ -189,10 +189,15 @@ class Confidence(Schedule):
         return min(self.unsure, self.sure), max(self.unsure, self.sure)
 
 
-Scheduled = (
-    float
-    | Annotated[Constant | Linear | Cosine | Exponential | Step | Phases | Confidence, Field(discriminator="schedule")]
-)
+def _kind(setting: Any) -> str:
+    """What a setting is meant to be: of a union that did not know, every member would say what it disliked."""
+    return "settings" if isinstance(setting, Mapping | Schedule) else "number"
+
+
+Named = Annotated[
+    Constant | Linear | Cosine | Exponential | Step | Phases | Confidence, Field(discriminator="schedule")
+]
+Scheduled = Annotated[Annotated[float, Tag("number")] | Annotated[Named, Tag("settings")], Discriminator(_kind)]
 """A number, or `{schedule: linear, start: 1, end: 0}` and its like."""
 
 
