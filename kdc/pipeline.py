@@ -102,7 +102,7 @@ class _Run:
             environment=machine.environment(),
             config=config.model_dump(mode="json"),
         )
-        world = World(Store(config.cache_dir), Screen(), tuple(config.plugins))
+        world = World(Store(config.cache_dir), Screen(logged=not config.dry_run), tuple(config.plugins))
         return cls(config, folder, new, world)
 
     @contextmanager

@@ -18,13 +18,15 @@ Advance = Callable[[int, int, str], None]
 
 
 class Screen:
-    """Lines and bars on stderr, so that stdout holds results only; the lines go to log.txt too."""
+    """Lines and bars on stderr, so that stdout holds results only; the lines go to log.txt too if `logged`."""
 
-    def __init__(self, console: Console | None = None) -> None:
+    def __init__(self, console: Console | None = None, *, logged: bool = True) -> None:
         self.console = console or Console(stderr=True)
+        self.logged = logged
 
     def say(self, line: str, *, style: str = "") -> None:
-        logging.getLogger("kdc").info(line.strip())
+        if self.logged:
+            logging.getLogger("kdc").info(line.strip())
         self.console.print(Text(line, style=style), soft_wrap=True)
 
     @contextmanager

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from kdc import estimate, stages
+from kdc.config import RunConfig
 from kdc.data.load import load_splits
 from kdc.estimate import Estimator, model_shape
 from kdc.measure.settings import BenchConfig
@@ -28,11 +29,11 @@ def _one_speed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(estimate, "_matmul_speed", lambda precision, width: 2e6 if precision == "fp32" else 4e6)
 
 
-def texts(tmp_path: Path, *overrides: str) -> tuple[Estimator, Data]:
+def texts(tmp_path: Path, *overrides: str) -> tuple[Estimator, Data, RunConfig]:
     config = runs.config(runs.write_csv(tmp_path / "train.csv"), tmp_path / "cache", *overrides)
     splits, _ = load_splits(config.dataset, data_dir=None, seed=0)
     data = stages.described(config.dataset, splits)
-    return Estimator(data), data
+    return Estimator(data), data, config
 
 
 def published(key: str) -> Published:
@@ -51,9 +52,9 @@ def test_a_plain_net_by_hand(tmp_path: Path) -> None:
 
 
 def test_an_encoder_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    estimator, data = texts(tmp_path)
-    monkeypatch.setattr(estimate, "_tokens", lambda data: 10.0)
-    shape = model_shape(estimator.config.teacher, data)
+    _, data, config = texts(tmp_path)
+    monkeypatch.setattr(estimate, "mean_tokens", lambda data: 10.0)
+    shape = model_shape(config.teacher, data)
     layer = 10 * (4 * 32 * 32 + 2 * 32 * 64) + 2 * 10 * 10 * 32  # projections, feed-forward; scores and their use
     head = 32 * 32 + 32 * 2  # pooler and classifier, on one token
     assert shape.flops == 2 * (2 * layer + head)
@@ -66,22 +67,21 @@ def test_an_encoder_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_words_become_tokens(tmp_path: Path) -> None:
-    _, data = texts(tmp_path)
-    longest = estimate._mean_tokens(data.splits["train"], 128)
+    _, data, _ = texts(tmp_path)
+    longest = estimate._mean_tokens_of(data.splits["train"], 128)
     assert 2 + 2 * 1.15 < longest < 2 + 13 * 1.15
-    assert estimate._mean_tokens(data.splits["train"], 4) <= 4
+    assert estimate._mean_tokens_of(data.splits["train"], 4) <= 4
 
 
 def test_training_scales_with_rows_and_epochs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    estimator, data = texts(tmp_path, "train.precision=fp32")
+    estimator, data, config = texts(tmp_path, "train.precision=fp32")
     monkeypatch.setattr(estimate, "STEP_SECONDS_PER_LAYER", 0.0)
     monkeypatch.setattr(estimate, "START_SECONDS", 0.0)
     world = World(Store(tmp_path / "cache"), Screen())
 
     def cost(**changes: object) -> estimate.Cost:
-        teacher = TeacherConfig.model_validate({**estimator.config.teacher.model_dump(), **changes})
-        estimator.config = estimator.config.model_copy(update={"teacher": teacher})
-        step = stages.teacher_step(teacher, data, estimator.config.train, 0, world)
+        teacher = TeacherConfig.model_validate({**config.teacher.model_dump(), **changes})
+        step = stages.teacher_step(teacher, data, config.train, 0, world)
         return estimator.step(step, published("teacher"))
 
     once = cost(epochs=1)
@@ -93,15 +93,15 @@ def test_training_scales_with_rows_and_epochs(tmp_path: Path, monkeypatch: pytes
 
 
 def test_later_steps_find_their_model_by_key(tmp_path: Path) -> None:
-    estimator, data = texts(tmp_path)
-    teacher = estimator.shapes["teacher"] = model_shape(estimator.config.teacher, data)
+    estimator, data, config = texts(tmp_path)
+    teacher = estimator.shapes["teacher"] = model_shape(config.teacher, data)
 
     def nothing(folder: Path, scratch: Path) -> None:
         raise AssertionError
 
     signals = estimator.step(Step("signals", {"teacher": "teacher"}, nothing), published("signals"))
     assert signals.seconds == pytest.approx(64 * teacher.flops / 1e6)
-    (runtime,) = estimator.config.runtime.values()
+    (runtime,) = config.runtime.values()
     estimator.step(Step("export", {"model": "teacher", "runtime": runtime}, nothing), published("artifact"))
     predicted = estimator.step(Step("predictions", {"artifact": "artifact"}, nothing), published("predicted"))
     assert predicted.seconds == pytest.approx(8 * teacher.flops / 1e6)
@@ -119,9 +119,9 @@ def test_timing_by_hand(
     milliseconds: int, warm_up: int, timed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two million operations a second at half efficiency: a row of a thousand takes a millisecond."""
-    estimator, data = texts(tmp_path)
-    monkeypatch.setattr(estimate, "_tokens", lambda data: 10.0)
-    teacher = model_shape(estimator.config.teacher, data)
+    estimator, data, config = texts(tmp_path)
+    monkeypatch.setattr(estimate, "mean_tokens", lambda data: 10.0)
+    teacher = model_shape(config.teacher, data)
     estimator.shapes["artifact"] = replace(teacher, flops=1000 * milliseconds)
     variant: Any = SimpleNamespace(
         artifact=published("artifact"), point=SimpleNamespace(precision="fp32"), runtime=SimpleNamespace(name="x")
