@@ -94,6 +94,18 @@ def built_net(examples: Examples, kind: str) -> Built:
     return Built(lively(model.eval()), own, new_head=False)
 
 
+def built_text_net(examples: Examples, kind: str, **settings: Any) -> Built:
+    """A BiLSTM or a text CNN of few units."""
+    from kdc.models.text_nets import BiLSTM, BiLSTMConfig, TextCNN, TextCNNConfig
+
+    torch.manual_seed(0)
+    own = encoder(examples, inputs=("input_ids", "attention_mask"))
+    sizes = {"vocab_size": own.vocab_size, "embedding_size": 12, "num_labels": len(examples.labels)}
+    lstm, cnn = {"hidden_size": 10, "classifier_size": 8, **sizes}, {"filters": 6, **sizes}
+    model = BiLSTM(BiLSTMConfig(**lstm | settings)) if kind == "bilstm" else TextCNN(TextCNNConfig(**cnn | settings))
+    return Built(lively(model.eval(), scale=1.0), own, new_head=False)
+
+
 def artifact(
     folder: Path,
     built: Built,

@@ -14,7 +14,7 @@ from kdc.errors import KdcError, did_you_mean
 from kdc.hub import model_folder
 from kdc.models.checkpoint import TEXT_INPUTS, checkpoint_encoder, positions, text_inputs
 from kdc.models.layers import copy_layers, layer_map, layer_stack
-from kdc.models.spec import ModelConfig, StudentConfig, TeacherConfig
+from kdc.models.spec import PLAIN_NETS, ModelConfig, StudentConfig, TeacherConfig
 from kdc.quiet import quiet
 from kdc.tasks.base import Encoder, Task
 from kdc.tasks.text import TextEncoder
@@ -155,7 +155,7 @@ def checkpoint_labels(folder: Path, task: Task) -> list[str]:
     except ValueError as error:
         raise KdcError(f"{folder / 'config.json'} is no JSON ({error})", "get the checkpoint again") from error
     family = task.model_class().__name__.removeprefix("AutoModel")
-    plain = str(settings.get("model_type", "")).startswith("kdc-")
+    plain = PLAIN_NETS.get(settings.get("model_type")) == task.modality
     if not plain and not any(name.endswith(family) for name in settings.get("architectures") or []):
         return []
     named = settings.get("id2label")
@@ -241,13 +241,7 @@ def _from_scratch(config: ModelConfig, role: str, needs: Needs, encoder: Encoder
         assert isinstance(encoder, ImageEncoder)
         keys = {"image_size": encoder.size[0], "num_channels": encoder.channels, **keys}
     else:
-        from kdc.tasks.text import text_encoder, train_wordpiece
-
-        if encoder is None:
-            assert isinstance(config, TeacherConfig)
-            texts = [text for name in ("text", "text_pair") if name in needs.train for text in needs.train[name]]
-            tokenizer = train_wordpiece(texts, config.vocab_size)
-            encoder = text_encoder(tokenizer, max_length=needs.max_length, inputs=TEXT_INPUTS)
+        encoder = _own_text_encoder(config, needs) or encoder
         assert isinstance(encoder, TextEncoder)
         keys = {"vocab_size": encoder.vocab_size, "pad_token_id": encoder.pad_id, **keys}
     try:
@@ -260,6 +254,18 @@ def _from_scratch(config: ModelConfig, role: str, needs: Needs, encoder: Encoder
     if isinstance(encoder, TextEncoder):
         encoder = encoder.for_model(text_inputs(model), max_length=positions(settings, needs.max_length))
     return Built(model, encoder, new_head=True)
+
+
+def _own_text_encoder(config: ModelConfig, needs: Needs) -> TextEncoder | None:
+    """A tokenizer trained on the training split; None for a student that reads what its teacher's makes."""
+    from kdc.tasks.text import text_encoder, train_wordpiece
+
+    assert isinstance(config, TeacherConfig | StudentConfig)
+    if config.vocab_size is None:
+        return None
+    texts = [text for name in ("text", "text_pair") if name in needs.train for text in needs.train[name]]
+    tokenizer = train_wordpiece(texts, config.vocab_size)
+    return text_encoder(tokenizer, max_length=needs.max_length, inputs=TEXT_INPUTS)
 
 
 def _some(names: Sequence[str]) -> str:

@@ -1,17 +1,21 @@
 """The YAML of `teacher` and `student`: where a model comes from. No torch."""
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from kdc.registry import Component
 
+PLAIN_NETS: Mapping[str, str] = {"kdc-mlp": "image", "kdc-cnn": "image", "kdc-bilstm": "text", "kdc-textcnn": "text"}
+"""kdc's own architectures by `model_type`, and what they read: `text` or `image`."""
+
 
 class ModelConfig(Component):
     """A model from a hub id or local folder (`path`), or randomly initialized from a config (`architecture`).
 
     `architecture` is a transformers config by its `model_type` plus that config's own keys, or one of kdc's plain nets
-    (`kdc-mlp`, `kdc-cnn`).
+    (`PLAIN_NETS`).
     """
 
     name: str
@@ -54,9 +58,11 @@ class StudentConfig(ModelConfig):
     """The model that learns: a checkpoint, random initialization, or layers copied from the teacher.
 
     `layers` is how many teacher layers to keep (`pick` says which: spread uniformly, the top or the bottom ones), or an
-    explicit list of layer numbers counted from 0.
+    explicit list of layer numbers counted from 0. A text model from scratch reads what its teacher's tokenizer makes of
+    texts, or with `vocab_size` has a WordPiece tokenizer of so many pieces, trained on the training split.
     """
 
+    vocab_size: PositiveInt | None = None
     layers: PositiveInt | list[int] | None = None
     pick: Literal["uniform", "top", "bottom"] = "uniform"
 
@@ -68,4 +74,7 @@ class StudentConfig(ModelConfig):
         if len(given) > 1:
             remedy = "choose student=distilbert with a path, student=layers for layers, or set the other to null"
             raise ValueError(f"has {' and '.join(given)}; {remedy}")
+        if self.vocab_size is not None and self.architecture is None:
+            origin = "a checkpoint brings its own" if self.path is not None else "layers read what their teacher reads"
+            raise ValueError(f"vocab_size is for a tokenizer from scratch; {origin}: set vocab_size to null")
         return self

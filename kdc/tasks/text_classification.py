@@ -20,6 +20,8 @@ class TextClassification(Classification):
     def model_class(self) -> Any:
         from transformers import AutoModelForSequenceClassification
 
+        import kdc.models.text_nets  # noqa: F401  (teaches transformers the plain nets)
+
         return AutoModelForSequenceClassification
 
     def inputs(self, encoder: Encoder) -> tuple[Port, ...]:
