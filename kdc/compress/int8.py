@@ -1,4 +1,4 @@
-"""int8: dynamic quantization of linears, weights per channel, activations measured at run time."""
+"""int8: dynamic quantization of linears and LSTMs, weights per channel, activations measured at run time."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from kdc.machine import has_int8_dot
 if TYPE_CHECKING:
     from torch import nn
 
-LINEARS = ("Linear", "Conv1D")
+LINEARS = ("Linear", "Conv1D", "LSTM")
+"""Modules that multiply by matrices: an LSTM by two a direction, its gates stay in float."""
 
 
 @PASSES.register("int8")
 class Int8(Pass):
-    """Every linear computes in int8; embeddings are stored in int8; convolutions stay in float.
+    """Every linear and LSTM computes in int8; embeddings are stored in int8; convolutions stay in float.
 
     Jacob et al. 2018 (arXiv:1712.05877), section 2.1: real = scale * (q - zero_point). Dynamic int8 convolutions run
     slower than float ones in onnxruntime, so they are left alone. Without a dot-product instruction (VNNI) pairs of

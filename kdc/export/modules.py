@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from kdc.export.base import Arrays, Graph, Signature
+from kdc.export.recurrent import WholeLstms, restore_lstms
+from kdc.quiet import quiet
 
 
 class SelectOutputs(nn.Module):
@@ -61,4 +63,9 @@ def export_program(graph: Graph, *, dtype: torch.dtype = torch.float32) -> torch
     takes = inspect.signature(graph.module.forward).parameters.values()
     starred = any(parameter.kind is inspect.Parameter.VAR_POSITIONAL for parameter in takes)
     # shapes nest as the parameters of forward do: `*inputs` is one of them
-    return torch.export.export(graph.module.eval(), tuple(sample), dynamic_shapes=(shapes,) if starred else shapes)
+    with quiet(), WholeLstms():
+        program = torch.export.export(
+            graph.module.eval(), tuple(sample), dynamic_shapes=(shapes,) if starred else shapes
+        )
+    restore_lstms(program)
+    return program

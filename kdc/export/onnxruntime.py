@@ -18,9 +18,13 @@ from kdc.quiet import quiet
 if TYPE_CHECKING:
     import onnx
 
-INT8_OPS = {"MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QLinearMatMul", "QGemm"}
-MATMUL_OPS = {"MatMul", "FusedMatMul", "Gemm", "FusedGemm", *INT8_OPS}
+LSTM_OPS = {"LSTM", "DynamicQuantizeLSTM"}
+INT8_MATMUL_OPS = {"MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QLinearMatMul", "QGemm"}
+INT8_OPS = {*INT8_MATMUL_OPS, "DynamicQuantizeLSTM"}
+MATMUL_OPS = {"MatMul", "FusedMatMul", "Gemm", "FusedGemm", *INT8_MATMUL_OPS}
 CONV_OPS = {"Conv", "FusedConv", "NhwcFusedConv"}
+QUANTIZABLE = ["MatMul", "Gemm", "LSTM"]
+"""What computes in int8 where the plan says so, by its name in float."""
 TWO_GIB = 2**31
 
 
@@ -55,7 +59,7 @@ class OnnxRuntime(Runtime):
                 events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
             for event in events:
                 operator = event.get("args", {}).get("op_name", "") if event.get("cat") == "Node" else ""
-                if operator in MATMUL_OPS | CONV_OPS and event["name"].endswith("_kernel_time"):
+                if operator in MATMUL_OPS | CONV_OPS | LSTM_OPS and event["name"].endswith("_kernel_time"):
                     count = _macs_of(event["args"], operator)
                     total += count
                     int8 += count if operator in INT8_OPS else 0
@@ -65,19 +69,27 @@ class OnnxRuntime(Runtime):
 def export_onnx(graph: Graph) -> onnx.ModelProto:
     """One graph as ONNX in float, its nodes noting the modules and the source lines that they came from."""
     import torch
+    from onnxscript import optimizer
 
     from kdc.export.modules import export_program
+    from kdc.export.recurrent import PLACEHOLDER, hold_lstms, onnx_lstm
 
     with quiet():
+        exported = export_program(graph)
+        recurrent = hold_lstms(exported)
         program = torch.onnx.export(
-            export_program(graph),
+            exported,
             input_names=[port.name for port in graph.signature.inputs],
             output_names=[port.name for port in graph.signature.outputs],
             dynamo=True,
             optimize=True,
             verbose=False,
+            custom_translation_table={PLACEHOLDER.default: onnx_lstm},
         )
-    assert program is not None
+        assert program is not None
+        if recurrent:  # its weights were reordered: constants, but larger ones than the exporter folds
+            optimizer.fold_constants(program.model, input_size_limit=TWO_GIB, output_size_limit=TWO_GIB)
+            optimizer.remove_unused_nodes(program.model)
     return program.model_proto
 
 
@@ -115,7 +127,8 @@ def _quantize(model: onnx.ModelProto, scopes: Mapping[str, str | None], plan: Pr
     for node in model.graph.node:
         precision = plan.modules.get(scopes.get(node.name) or "")
         weights_only = node.op_type == "Gather"
-        if node.op_type in ("MatMul", "Gemm", "Gather") and precision and precision.weights_only == weights_only:
+        eligible = weights_only or node.op_type in QUANTIZABLE
+        if eligible and precision and precision.weights_only == weights_only:
             # the quantizer turns a Gemm into a MatMul of this name before it looks at its list
             names_by_precision.setdefault(precision, []).extend([node.name, f"{node.name}_MatMul"])
     with tempfile.TemporaryDirectory() as scratch:
@@ -126,7 +139,7 @@ def _quantize(model: onnx.ModelProto, scopes: Mapping[str, str | None], plan: Pr
                 quantize_dynamic(
                     source,
                     target,
-                    op_types_to_quantize=["Gather"] if precision.weights_only else ["MatMul", "Gemm"],
+                    op_types_to_quantize=["Gather"] if precision.weights_only else QUANTIZABLE,
                     per_channel=precision.per_channel,
                     reduce_range=precision.reduce_range,
                     weight_type=QuantType.QInt8,
@@ -176,5 +189,7 @@ def _macs_of(args: Mapping[str, Any], operator: str) -> int:
     """MACs of one kernel call: size of its output times the length of the sum behind each element."""
     inputs = [next(iter(entry.values())) for entry in args["input_type_shape"]]
     output = next(iter(args["output_type_shape"][0].values()))
+    if operator in LSTM_OPS:  # four gates, each from the input and the state
+        return math.prod(output) * 4 * (inputs[0][-1] + output[-1])
     summed = math.prod(inputs[1][1:]) if operator in CONV_OPS else inputs[0][-1]
     return math.prod(output) * summed

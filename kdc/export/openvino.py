@@ -85,6 +85,9 @@ def _macs_of(operation: Any) -> int:
     if kind == "MatMul":
         rows = operation.input_value(0).shape
         return math.prod(operation.output(0).shape) * rows[-2 if operation.get_attributes()["transpose_a"] else -1]
+    if kind == "LSTMSequence":
+        input_weight, state_weight = (math.prod(operation.input_value(i).shape) for i in (4, 5))
+        return math.prod(operation.input_value(0).shape[:-1]) * (input_weight + state_weight)
     if kind in ("Convolution", "GroupConvolution"):
         weights = operation.input_value(1).shape  # [out, in, ...], behind the groups where there are some
         return math.prod(operation.output(0).shape) * math.prod(weights[1 if kind == "Convolution" else 2 :])

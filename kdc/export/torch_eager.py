@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from kdc.compress.plan import PrecisionPlan
 from kdc.errors import KdcError
 from kdc.export.base import RUNTIMES, Arrays, Callables, Graph, Macs, Runtime, Signature
+from kdc.quiet import quiet
 
 if TYPE_CHECKING:
     from torch import nn
@@ -64,12 +65,16 @@ class TorchEager(Runtime):
         return {signature.name: call_on_arrays(module, signature) for signature, module in modules}
 
     def macs(self, folder: Path, signatures: Sequence[Signature], feeds: Mapping[str, Arrays]) -> Macs:
-        """As counted by torch's own FLOP counter, two FLOPs a MAC; it knows attention in its plain form only."""
+        """As counted by torch's own FLOP counter, two FLOPs a MAC; it knows attention and LSTMs in plain form only."""
+        from torch.backends import cudnn, mkldnn
         from torch.nn.attention import SDPBackend, sdpa_kernel
         from torch.utils.flop_counter import FlopCounterMode
 
         callables = self.load(folder, signatures)
-        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        with (
+            quiet(), sdpa_kernel(SDPBackend.MATH), mkldnn.flags(enabled=False), cudnn.flags(enabled=False),
+            FlopCounterMode(display=False) as counter,
+        ):  # fmt: skip
             for name, arrays in feeds.items():
                 callables[name](arrays)
         return Macs(total=counter.get_total_flops() // 2)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from kdc.compress.int8 import LINEARS
 from kdc.compress.plan import PrecisionPlan
 from kdc.data.examples import Examples
 from kdc.errors import KdcError
@@ -71,7 +72,7 @@ def export_verified(
 
 
 def _eligible_macs(model: nn.Module, graphs: Sequence[Any], plan: PrecisionPlan) -> int:
-    """MACs of every linear that the int8 plan did not exclude, counted in the torch model on the traced inputs."""
+    """MACs of every linear and LSTM that the int8 plan did not exclude, counted in torch on the traced inputs."""
     if plan.precision != "int8":
         return 0
     counted = 0
@@ -86,7 +87,7 @@ def _eligible_macs(model: nn.Module, graphs: Sequence[Any], plan: PrecisionPlan)
 
         return hook
 
-    linears = [(n, m) for n, m in model.named_modules() if type(m).__name__ in ("Linear", "Conv1D")]
+    linears = [(n, m) for n, m in model.named_modules() if type(m).__name__ in LINEARS]
     hooks = [module.register_forward_hook(count(name)) for name, module in linears]
     try:
         for name, call in graph_callables(graphs).items():
