@@ -81,7 +81,7 @@ class Cohort(nn.Module):
         ]
         return {
             key: tuple(torch.stack([parts[key][i] for parts in seen]).mean() for i in (0, 1))  # type: ignore[misc]
-            for key in own.terms
+            for key in seen[0]
         }
 
     def _member(self, name: str) -> Distiller:

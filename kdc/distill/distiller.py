@@ -41,7 +41,7 @@ class Distiller(nn.Module):
         self.progress = 0.0
         self._taps = Taps(student, {*says, *(signal for term in self.terms.values() for signal in term.reads)})
         self._sums: dict[str, Tensor] = {}
-        self._batches = 0
+        self._counts: dict[str, int] = {}
 
     def forward(
         self,
@@ -66,13 +66,12 @@ class Distiller(nn.Module):
         for key, (raw, weighted) in parts.items():
             self._add(key, raw * share)
             self._add(f"{key}_weighted", weighted * share)
-        self._batches += 1
         return total
 
     def weigh(
         self, said: Mapping[str, Any], inputs: Mapping[str, Tensor], labels: Tensor | None, teacher: Any
     ) -> Values:
-        """Raw and weighted value of every term, of what the student `said`."""
+        """Raw and weighted value of every term that weighs anything now, of what the student `said`."""
         batch = Batch(
             student=said,
             teacher=teacher or {},
@@ -80,30 +79,32 @@ class Distiller(nn.Module):
             mask=inputs["attention_mask"].bool() if "attention_mask" in inputs else None,
             progress=self.progress,
         )
+        weights = {key: value_at(term.weight, batch) for key, term in self.terms.items()}
+        heard = [key for key, weight in weights.items() if isinstance(weight, Tensor) or weight != 0]
         parts = {}
-        for key, term in self.terms.items():
-            values = term.loss(batch, self.heads[key] if key in self.heads else None)  # noqa: SIM401  (a ModuleDict has no get)
-            parts[key] = values.mean(), (value_at(term.weight, batch) * values).mean()
+        for key in heard or weights:
+            head = self.heads[key] if key in self.heads else None  # noqa: SIM401  (a ModuleDict has no get)
+            values = self.terms[key].loss(batch, head)
+            parts[key] = values.mean(), (weights[key] * values).mean()
         return parts
 
     def drain(self) -> dict[str, float]:
-        """Means since the last call, over all processes: `loss`, `<term>` raw and `<term>_weighted`."""
-        if self._batches == 0:
-            return {}
-        means = self._over_processes() / self._batches
-        found = dict(zip(self._sums, means.tolist(), strict=True))
-        self._sums, self._batches = {}, 0
+        """Means since the last call, over all processes: `loss`, `<term>` raw and `<term>_weighted`; a term's over the
+        batches in which it weighed anything."""
+        totals = self._over_processes().tolist()
+        found = {name: total / self._counts[name] for name, total in zip(self._sums, totals, strict=True)}
+        self._sums, self._counts = {}, {}
         return found
 
     def sums(self) -> dict[str, Any]:
         """What `drain` will need, for a checkpoint: `restore` takes it again. The mean over all processes."""
         sums = dict(zip(self._sums, self._over_processes().tolist(), strict=True))
-        return {"batches": self._batches, "sums": sums}
+        return {"counts": dict(self._counts), "sums": sums}
 
     def restore(self, saved: Mapping[str, Any]) -> None:
         device = next(self.student.parameters()).device
         self._sums = {name: torch.tensor(total, device=device) for name, total in saved["sums"].items()}
-        self._batches = saved["batches"]
+        self._counts = dict(saved["counts"])
 
     def release(self) -> nn.Module:
         """The student alone, as it ships."""
@@ -118,6 +119,7 @@ class Distiller(nn.Module):
     def _add(self, name: str, value: Tensor) -> None:
         value = value.detach().float()
         self._sums[name] = self._sums[name] + value if name in self._sums else value
+        self._counts[name] = self._counts.get(name, 0) + 1
 
     def ask(self, inputs: Mapping[str, Tensor]) -> Mapping[str, Any]:
         """The student's signals; KdcError where one that a term reads is missing."""
