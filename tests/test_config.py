@@ -196,6 +196,11 @@ def test_command_line_wins_over_experiments() -> None:
         (["loss.terms=3"], "loss.terms: must be a mapping"),
         (["~runtime.onnxruntime"], "runtime: dictionary should have at least 1 item"),
         (["teacher.path=x"], "teacher: has a path and an architecture"),
+        (
+            ["student=layers", "student.vocab_size=9"],
+            "student: vocab_size is for a tokenizer from scratch; layers read",
+        ),
+        (["student=minilm", "student.vocab_size=9"], "scratch; a checkpoint brings its own: set vocab_size to null"),
     ],
 )
 def test_what_is_refused(overrides: Sequence[str], message: str) -> None:
@@ -218,6 +223,11 @@ def test_what_is_refused(overrides: Sequence[str], message: str) -> None:
         (["loss.terms.kl.weight=0", "loss.terms.hard=null"], "loss.terms: no term has a weight above 0"),
         (["data_dir=/no/such/folder"], "data_dir: no folder '/no/such/folder'"),
         (["teacher.architecture.model_type=null"], "teacher.architecture.model_type: is missing"),
+        (["dataset=digits", "teacher=mlp", "student=bilstm"], "student: bilstm reads texts, but dataset digits holds"),
+        (
+            ["dataset=digits", "teacher=mlp", "student=mlp_small", "student.vocab_size=9"],
+            "student.vocab_size: images, which dataset digits holds, have no tokenizer; set it to null",
+        ),
     ],
 )
 def test_cross_checks(overrides: Sequence[str], message: str) -> None:

@@ -51,6 +51,22 @@ def test_a_plain_net_by_hand(tmp_path: Path) -> None:
     assert shape.layers == 3
 
 
+def test_students_with_a_tokenizer_of_their_own_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(estimate, "mean_tokens", lambda data: 10.0)
+    shapes = {}
+    for choice in ("bilstm", "textcnn"):
+        _, data, config = texts(tmp_path, f"student={choice}", "student.vocab_size=500")
+        assert config.student is not None
+        shapes[choice] = model_shape(config.student, data, model_shape(config.teacher, data))
+    lstms = 2 * 4 * 150 * (300 + 150)  # directions, gates, from input and state
+    assert shapes["bilstm"].flops == 2 * (10 * lstms + 300 * 200 + 200 * 2)
+    assert shapes["bilstm"].parameters == 500 * 300 + lstms + 2 * 8 * 150 + 300 * 200 + 200 + 200 * 2 + 2
+    kernels = 300 * 100 * (3 + 4 + 5)
+    assert shapes["textcnn"].flops == 2 * (10 * kernels + 300 * 2)
+    assert shapes["textcnn"].parameters == 500 * 300 + kernels + 300 + 300 * 2 + 2
+    assert all(shape.saved_bytes > 0 for shape in shapes.values())
+
+
 def test_an_encoder_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, data, config = texts(tmp_path)
     monkeypatch.setattr(estimate, "mean_tokens", lambda data: 10.0)

@@ -210,6 +210,12 @@ def test_a_transfer_set_is_for_students_alone(train: Path, tmp_path: Path) -> No
     assert len({own["student"] for own in found}) == len({own["transfer set"] for own in found}) == 4
 
 
+@pytest.mark.parametrize("word", ["student.vocab_size=150", "student.architecture.hidden_size=64"])
+def test_settings_of_a_student_from_scratch(word: str, train: Path, tmp_path: Path) -> None:
+    base = runs.config(train, tmp_path, "student=bert_micro")
+    assert first_changed(base, runs.config(train, tmp_path, "student=bert_micro", word)) == "student"
+
+
 def test_settings_of_data_reach_the_models(train: Path, tmp_path: Path) -> None:
     before = keys(runs.config(train, tmp_path))
     for word in ("dataset.limit=20", "dataset.max_length=16", "dataset.metric=f1", "seed=1"):

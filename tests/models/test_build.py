@@ -105,9 +105,44 @@ def test_a_student_from_scratch_uses_the_teachers_tokenizer_within_its_own_posit
     assert logits(built, ROWS).shape == (40, 2)
 
 
+@pytest.mark.parametrize("architecture", [BERT, {"model_type": "kdc-bilstm"}, {"model_type": "kdc-textcnn"}])
+def test_a_student_from_scratch_may_have_a_tokenizer_of_its_own(architecture: dict[str, Any], tmp_path: Path) -> None:
+    from_teacher = tiny.built_bert(ROWS)
+    assert isinstance(from_teacher.encoder, TextEncoder)
+    shared, own = (
+        build_model(student(architecture=architecture, vocab_size=size), "student", needs(), teacher=from_teacher)
+        for size in (None, 60)
+    )
+    assert isinstance(shared.encoder, TextEncoder)
+    assert isinstance(own.encoder, TextEncoder)
+    assert shared.model.config.vocab_size == shared.encoder.vocab_size == from_teacher.encoder.vocab_size
+    assert own.model.config.vocab_size == own.encoder.vocab_size == 60
+    assert own.encoder.max_length == 16
+    assert own.model.get_input_embeddings().num_embeddings == 60
+    assert own.encoder.encode(ROWS) != shared.encoder.encode(ROWS)
+    assert logits(own, ROWS).shape == (40, 2)
+    save_model(own, tmp_path)
+    np.testing.assert_array_equal(logits(load_model(tmp_path, tiny.task()), ROWS), logits(own, ROWS))
+
+
+def test_plain_nets_for_texts_are_checkpoints_too(tmp_path: Path) -> None:
+    built = tiny.built_text_net(ROWS, "bilstm")
+    built.model.config.id2label = dict(enumerate(reversed(tiny.LABELS)))
+    save_model(built, tmp_path)
+    assert checkpoint_labels(tmp_path, tiny.task()) == ["positive", "negative"]
+    assert checkpoint_labels(tmp_path, tiny.task("image-classification")) == []
+    loaded = build_model(teacher(path=str(tmp_path)), "teacher", needs(max_length=32))
+    assert not loaded.new_head
+    np.testing.assert_allclose(logits(loaded, ROWS), logits(built, ROWS)[:, ::-1], rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("architecture", "says"),
     [
+        (
+            {"model_type": "kdc-bilstm", "pooling": "sum"},
+            r"teacher\.architecture: pooling must be one of last, max, mean",
+        ),
         ({"hidden_size": 8}, r"teacher\.architecture has no model_type"),
         ({"model_type": "brt"}, r"teacher\.architecture: no model_type is called 'brt'; did you mean 'bert'\?"),
         ({**BERT, "hidden_size": 31}, r"teacher\.architecture: .*31"),
@@ -308,6 +343,16 @@ def test_layers_of_a_plain_net_are_refused() -> None:
     mlp = build_model(teacher(architecture={"model_type": "kdc-mlp"}), "teacher", needs(rows))
     with pytest.raises(KdcError, match="MLP has no stack of layers"):
         build_model(student(layers=2), "student", needs(rows), teacher=mlp)
+
+
+def test_layers_of_a_bilstm_are_layers() -> None:
+    """The first reads embeddings: another may take its place only where these are as wide as a layer's outputs."""
+    deep = tiny.built_text_net(ROWS, "bilstm", num_hidden_layers=3)
+    built = build_model(student(layers=[0, 2]), "student", needs(), teacher=deep)
+    torch.testing.assert_close(built.model.layers[1].back.weight_hh_l0, deep.model.layers[2].back.weight_hh_l0)
+    assert logits(built, ROWS).shape == (40, 2)
+    with pytest.raises(KdcError, match=r"the layers of BiLSTM are not all alike.*keep layer 0 as the first"):
+        build_model(student(layers=[1, 2]), "student", needs(), teacher=deep)
 
 
 # What is not there
