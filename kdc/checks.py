@@ -46,7 +46,22 @@ def modality(model: ModelConfig) -> str | None:
 
 
 def _models(config: RunConfig) -> dict[str, ModelConfig]:
-    return {"teacher": config.teacher} | ({"student": config.student} if config.student is not None else {})
+    """Every model of the run by its dotted key."""
+    distill = config.distill
+    found: dict[str, ModelConfig] = {"teacher": config.teacher}
+    found |= {f"distill.teachers.{name}": model for name, model in distill.teachers.items()}
+    return found | {key: model for key, model, _ in _students(config)}
+
+
+def _students(config: RunConfig) -> list[tuple[str, StudentConfig, ModelConfig]]:
+    """Every model that learns, by its dotted key, with the one whose layers it may take."""
+    found: list[tuple[str, StudentConfig, ModelConfig]] = []
+    origin: ModelConfig = config.teacher
+    for name, assistant in config.distill.assistants.items():
+        found.append((f"distill.assistants.{name}", assistant, origin))
+        origin = assistant
+    found += [(f"distill.peers.{name}", peer, config.teacher) for name, peer in config.distill.peers.items()]
+    return found if config.student is None else [*found, ("student", config.student, origin)]
 
 
 def _task(config: RunConfig) -> Iterator[str]:
@@ -66,26 +81,26 @@ def _task(config: RunConfig) -> Iterator[str]:
         elif (seen := modality(model)) not in (None, task.modality):
             yield (
                 f"{role}: {model.name} reads {seen}s, but dataset {config.dataset.name} holds {task.modality}s; "
-                f"choose {role}={FITTING[role, task.modality]}"
+                f"choose {role}={FITTING['student' if isinstance(model, StudentConfig) else 'teacher', task.modality]}"
             )
         elif isinstance(model, StudentConfig) and model.vocab_size is not None and task.modality != "text":
             yield (
-                f"student.vocab_size: {task.modality}s, which dataset {config.dataset.name} holds, have no tokenizer; "
+                f"{role}.vocab_size: {task.modality}s, which dataset {config.dataset.name} holds, have no tokenizer; "
                 "set it to null"
             )
 
 
 def _layers(config: RunConfig) -> Iterator[str]:
-    layers = config.student.layers if config.student is not None else None
-    if layers is None:
-        return
-    if isinstance(layers, list) and (layers != sorted(set(layers)) or not layers or layers[0] < 0):
-        yield f"student.layers: must be increasing layer numbers counted from 0 (got {layers})"
-        return
-    depth = _depth(config.teacher)
-    needed = layers[-1] + 1 if isinstance(layers, list) else layers
-    if depth is not None and needed > depth:
-        yield f"student.layers: {layers} reaches beyond the teacher, which has {depth} layers; take at most {depth}"
+    for key, student, origin in _students(config):
+        if (layers := student.layers) is None:
+            continue
+        if isinstance(layers, list) and (layers != sorted(set(layers)) or not layers or layers[0] < 0):
+            yield f"{key}.layers: must be increasing layer numbers counted from 0 (got {layers})"
+            continue
+        depth, needed = _depth(origin), layers[-1] + 1 if isinstance(layers, list) else layers
+        who = "teacher" if origin is config.teacher else "assistant before it"
+        if depth is not None and needed > depth:
+            yield f"{key}.layers: {layers} reaches beyond the {who}, which has {depth} layers; take at most {depth}"
 
 
 def _transfer(config: RunConfig) -> Iterator[str]:
@@ -95,6 +110,8 @@ def _transfer(config: RunConfig) -> Iterator[str]:
     if config.dataset.task not in TASKS:
         return
     yield from transfer_problems(config.dataset)
+    if config.student is None and (config.dataset.unlabelled or config.dataset.augment):
+        yield "dataset: a transfer set is for a student to learn from, and student=none learns nothing"
     if config.dataset.augment is not None and config.dataset.augment.replace > 0 and config.teacher.path is None:
         yield "dataset.augment.replace: a teacher from scratch has no masked-LM head to ask for words; set it to 0"
 
@@ -113,13 +130,15 @@ def _arrangement(config: RunConfig) -> Iterator[str]:
     others += ["generations"] if distill.generations > 1 else []
     if distill.peers and others:
         yield f"distill.peers: students that learn from one another have no teacher; leave out distill.{others[0]}"
-    if config.student is None and names:
+    if config.student is None and (names or config.seeds > 1 or config.control):
         yield "distill: student=none learns nothing; choose a student"
 
 
 def _depth(teacher: ModelConfig) -> int | None:
     """How many layers the teacher has, if its configuration is at hand."""
     settings: dict[str, Any] | None = teacher.architecture
+    if isinstance(teacher, StudentConfig) and teacher.layers is not None:
+        return teacher.layers if isinstance(teacher.layers, int) else len(teacher.layers)
     if teacher.path is not None and (file := Path(teacher.path).expanduser() / "config.json").is_file():
         settings = json.loads(file.read_text(encoding="utf-8"))
     depths = [(settings or {}).get(key) for key in ("num_hidden_layers", "n_layers", "n_layer")]

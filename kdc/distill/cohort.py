@@ -58,6 +58,8 @@ class Cohort(nn.Module):
         for name in self.members:
             prefix = "" if name == self.first else f"{name}/"
             found |= {prefix + key: value for key, value in self._member(name).drain().items()}
+        if found:
+            found["loss"] = sum(value for key, value in found.items() if key.rpartition("/")[2] == "loss")
         return found
 
     def sums(self) -> dict[str, Any]:

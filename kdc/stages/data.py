@@ -12,7 +12,7 @@ from kdc.data.examples import Splits
 from kdc.data.load import DataReport, data_identity, load_splits
 from kdc.data.transfer import transfer_identity, transfer_rows
 from kdc.models.spec import TeacherConfig
-from kdc.stages.base import MODEL, Data, Step, Transfer, World, note, summary
+from kdc.stages.base import MODEL, Data, Step, Transfer, World, note, packages, summary
 from kdc.stages.models import checkpoint_identity
 from kdc.store import Published
 from kdc.tasks.base import TASKS
@@ -74,6 +74,7 @@ def transfer_step(
         "seed": seed,
         "teacher": teacher.key if config.augment is not None else None,
         "masked_lm": checkpoint_identity(source, "teacher", data.task)[0] if replaces else None,
+        "packages": packages("torch", "transformers", "tokenizers") if replaces else {},
     }
 
     def build(folder: Path, scratch: Path) -> None:
