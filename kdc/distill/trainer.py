@@ -25,6 +25,7 @@ from kdc.distill.distiller import Distiller
 from kdc.distill.settings import TrainConfig
 from kdc.distill.signals import Source
 from kdc.distill.terms.base import Term
+from kdc.distill.terms.rows import standing_in
 from kdc.errors import KdcError
 from kdc.export.modules import graph_callables
 from kdc.machine import has_bf16
@@ -223,11 +224,12 @@ class _Trainer(Trainer):
         part = inputs["part"]
         teacher = self._on_device(self.lesson.source(part.rows)) if self.lesson.source is not None else None
         self.distiller.progress = self.state.global_step / self.state.max_steps
-        if self.state.global_step in self.audit_steps:
-            self.audit_steps.discard(self.state.global_step)
-            seen = audit(self.distiller, inputs["inputs"], inputs.get("labels"), teacher, part.share)
-            self.state.log_history.append({MARK: seen, "step": self.state.global_step})  # type: ignore[dict-item]
-        outputs = model(inputs["inputs"], inputs.get("labels"), teacher, part.share)
+        with standing_in(yes=part.share == 0):
+            if self.state.global_step in self.audit_steps:
+                self.audit_steps.discard(self.state.global_step)
+                seen = audit(self.distiller, inputs["inputs"], inputs.get("labels"), teacher, part.share)
+                self.state.log_history.append({MARK: seen, "step": self.state.global_step})  # type: ignore[dict-item]
+            outputs = model(inputs["inputs"], inputs.get("labels"), teacher, part.share)
         return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
 
     def finish(self, checkpoint: Path) -> None:

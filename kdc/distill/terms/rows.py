@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -80,20 +82,36 @@ class Projections(nn.Module):
         return projected
 
 
+_STAND_IN: ContextVar[bool] = ContextVar("stand_in", default=False)
+
+
+@contextmanager
+def standing_in(*, yes: bool) -> Iterator[None]:
+    """Whether the rows of this process are none of the batch, which has too few for all processes."""
+    token = _STAND_IN.set(yes)
+    try:
+        yield
+    finally:
+        _STAND_IN.reset(token)
+
+
 def gathered(values: Tensor) -> Tensor:
     """`[rows, ...]` of this process -> those of all processes in their order; gradients flow back to each.
 
-    Every process must call it equally often. Rows need not be equally many.
+    Every process must call it equally often. Rows need not be equally many; those of stand-ins are left out, unless
+    there are no others.
     """
     distributed = torch.distributed
     if not distributed.is_available() or not distributed.is_initialized() or distributed.get_world_size() == 1:
         return values
     from torch.distributed.nn.functional import all_gather
 
-    count = torch.tensor([len(values)], device=values.device)
+    count = torch.tensor([len(values), 0 if _STAND_IN.get() else len(values)], device=values.device)
     counts = [torch.zeros_like(count) for _ in range(distributed.get_world_size())]
     distributed.all_gather(counts, count)
-    most = max(int(rows) for rows in counts)
+    everybody, real = ([int(rows[which]) for rows in counts] for which in (0, 1))
+    most = max(everybody)
     padded = torch.cat([values, values.new_zeros(most - len(values), *values.shape[1:])])
     parts = all_gather(padded.contiguous())
-    return torch.cat([part[: int(rows)] for part, rows in zip(parts, counts, strict=True)])
+    taken = real if any(real) else everybody
+    return torch.cat([part[:rows] for part, rows in zip(parts, taken, strict=True)])
