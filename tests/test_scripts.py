@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
 import tomllib
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from scipy.stats import binomtest
 
 from kdc import machine, measure
@@ -34,6 +36,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Any:
         spec = importlib.util.spec_from_loader(loader.name, loader)
         assert spec is not None
         module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, loader.name, module)  # where dataclasses look for it
         loader.exec_module(module)
         return module
 
@@ -183,3 +186,84 @@ def test_a_plain_loop_feeds_what_the_model_takes(script: Any, tmp_path: Path, mo
     monkeypatch.setattr(overhead, "SECONDS", 0.05)
     bench = BenchConfig(name="plain", batches=[2], lengths=[8])
     assert 0 < overhead.plain_median(artifact, bench, 1) < 1000
+
+
+MUTATION = {
+    "term": "hard",
+    "what": "sign flipped",
+    "old": "return over_labelled(values",
+    "new": "return over_labelled(-values",
+}
+KL = {
+    "term": "kl",
+    "what": "reversed",
+    "old": "kl_divergence(teacher, student)",
+    "new": "kl_divergence(student, teacher)",
+}
+HARMLESS = MUTATION | {"what": "nothing", "new": MUTATION["old"]}
+
+
+@pytest.fixture
+def study(script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The study of mutations with files of its own."""
+    module = script("mutation_study")
+    monkeypatch.setattr(module, "MUTATIONS", tmp_path)
+    monkeypatch.setattr(module, "RESULTS", tmp_path / "mutations.md")
+    monkeypatch.setattr(module, "registered", lambda: {"kl": "logits", "hard": "logits"})
+    return module
+
+
+def write(folder: Path, *entries: dict[str, str]) -> None:
+    (folder / "logits.yaml").write_text(yaml.safe_dump(list(entries)))
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ([MUTATION], "logits: no mutation of 'kl'"),
+        ([MUTATION, KL | {"old": "no such text"}], "logits: 'no such text' stands in the file 0 times, not once"),
+        ([MUTATION, KL | {"old": "teacher"}], "times, not once"),
+        ([MUTATION, KL, KL | {"term": "dkd"}], "logits: registers no term 'dkd'"),
+    ],
+)
+def test_mutations_that_do_not_fit_are_refused(
+    study: Any, entries: list[dict[str, str]], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study, "first_failure", None)
+    write(tmp_path, *entries)
+    with pytest.raises(SystemExit, match=message):
+        study.main()
+    with pytest.raises(SystemExit, match="logit: is no family of loss terms"):
+        study.main("logit")
+
+
+def test_survivors_are_told_and_results_kept_of_whole_studies_alone(
+    study: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def failure(family: str, mutation: Any = None) -> str:
+        return study.SURVIVED if mutation is None or mutation.what == "nothing" else f"test_{mutation.term}"
+
+    monkeypatch.setattr(study, "first_failure", failure)
+    write(tmp_path, KL, MUTATION)
+    assert study.main("logits") == 0
+    assert not study.RESULTS.exists()
+    assert study.main() == 0
+    assert "| hard | sign flipped | test_hard |" in study.RESULTS.read_text()
+    write(tmp_path, KL, HARMLESS)
+    assert study.main() == 1
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == {"mutations": 2, "terms": 2, "missed": 1}
+    assert "| hard | nothing | SURVIVED |" in study.RESULTS.read_text()
+    monkeypatch.setattr(study, "first_failure", lambda family, mutation=None: "test_broken")
+    with pytest.raises(SystemExit, match="logits: test_broken fails without any mutation"):
+        study.main()
+
+
+@pytest.mark.slow
+def test_a_real_mutation_is_caught_and_the_checkout_left_alone(study: Any) -> None:
+    file = study.source(study.ROOT, "logits")
+    before = file.read_bytes()
+    assert study.first_failure("logits", study.Mutation("logits", **MUTATION)) == "test_hard_labels_are_cross_entropy"
+    for new in ("return ((", "return nothing(values"):
+        broken = study.Mutation("logits", **MUTATION | {"new": new})
+        assert study.first_failure("logits", broken) == study.BROKEN
+    assert file.read_bytes() == before
