@@ -27,9 +27,11 @@ BATCH_SIZE = 13
 KILLED = "killed"
 CASES: dict[str, tuple[dict[str, Any], dict[str, dict[str, Any]]]] = {
     "rows": ({}, {"kl": {"temperature": 3}, "hard": {"weight": 0.5}}),
-    "rows compared": ({"epochs": 2}, {"similarity": {"weight": 5}, "rkd_distance": {}, "dist": {}, "crd": {}}),
+    "rows compared": (
+        {"epochs": 2}, {"similarity": {"weight": 5}, "rkd_distance": {}, "dist": {}, "crd": {"same_label": True}}
+    ),
     "in parts": ({"epochs": 2, "accumulate": 2}, {"kl": {}, "hidden": {"weight": 0.1}}),
-}
+}  # fmt: skip
 
 
 def train(case: str, folder: Path, **more: Any) -> tuple[Weights, Train]:
