@@ -59,6 +59,7 @@ class ForwardKL(Distance):
 class HardLabels(Term):
     """Cross-entropy with the data's own labels; rows and tokens labelled -100 have none and do not count.
 
+    The mean is over rows that have a label, of tokens' labels over each row first, so that long rows count no more.
     Logits are `[rows, classes]` and labels `[rows]`, or both with a `length` before the classes.
     """
 

@@ -19,7 +19,6 @@ from tests.distill.terms.logit_terms import (
     TEACHER,
     TOKENS,
     averaged_gradients,
-    batch,
     check_half_precision,
     check_tokens,
     gradient,
@@ -132,11 +131,3 @@ def test_labelled_rows_count_alike_over_two_processes() -> None:
     """Here the only row has a label, there 2 of 5 have."""
     [got] = averaged_gradients([term("hard")], labels=SOME)
     np.testing.assert_allclose(got, gradient(term("hard"), labels=SOME), atol=1e-12)
-
-
-def test_confidence_of_the_teacher_by_hand() -> None:
-    """Of two classes with p_max = 3/4: (3/4 - 1/2) / (1/2) = 1/2; of two tokens' the mean."""
-    sure, unsure = np.log([0.75, 0.25]), np.log([0.5, 0.5])
-    rows = np.stack([sure, unsure])
-    assert batch(rows, rows).confidence.tolist() == pytest.approx([0.5, 0])
-    assert batch(rows[None], rows[None]).confidence.tolist() == pytest.approx([0.25])
