@@ -49,7 +49,8 @@ def audit(
 
 
 def _flat(gradient: Tensor | None, parameter: Tensor) -> Tensor:
-    return (torch.zeros_like(parameter) if gradient is None else gradient).float().flatten()
+    gradient = torch.zeros_like(parameter) if gradient is None else gradient
+    return (gradient.to_dense() if gradient.is_sparse else gradient).float().flatten()
 
 
 def audits(history: list[dict[str, Any]]) -> list[dict[str, Any]]:

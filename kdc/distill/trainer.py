@@ -22,6 +22,7 @@ from kdc.distill.batches import Collator, LengthBuckets, Parts, Rows
 from kdc.distill.checkpoints import Checkpoints, is_over, newest_checkpoint, restore_sums, state_of
 from kdc.distill.cohort import Cohort, CohortCollator, cohort
 from kdc.distill.distiller import Distiller
+from kdc.distill.optimizer import RowAdamW, word_embedding
 from kdc.distill.settings import TrainConfig
 from kdc.distill.signals import Source
 from kdc.distill.terms.base import Term
@@ -112,6 +113,7 @@ def train(
     trainer.distiller, trainer.built, trainer.lesson = distiller, built, lesson
     trainer.validation = built.encoder.encode(lesson.validation)
     trainer.audit_steps = {min(round(moment * steps), steps - 1) for moment in audit_at}
+    trainer.spare_rows = distributed.world_size() == 1 and not any("weights" in term.reads for term in terms.values())
     trainer.remove_callback(PrinterCallback)
     started = time.perf_counter()
     resumed = newest_checkpoint(scratch)
@@ -126,6 +128,8 @@ def train(
     seconds = time.perf_counter() - started
     resumed_at = int(resumed.name.rpartition("-")[2]) if resumed else None
     distiller.release().eval()
+    if trainer.by_row is not None:
+        trainer.by_row.release()
     done = trainer.state.global_step
     return Train(
         epochs=settings.epochs,
@@ -212,6 +216,9 @@ class _Trainer(Trainer):
     lesson: Lesson
     validation: Encoded
     audit_steps: set[int]
+    spare_rows: bool
+    """Whether the embeddings may be trained row by row."""
+    by_row: RowAdamW | None = None
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         # not prepared by accelerate, which would deal the parts out once more
@@ -238,12 +245,31 @@ class _Trainer(Trainer):
         self._load_best_model()
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        if self.by_row is not None:
+            self.by_row.finish()  # the checkpoint of this step may be the one that is kept
         # rank 0's word is all ranks': were theirs to differ, they would part ways
         scores = distributed.broadcast(self._scores() if distributed.rank() == 0 else None)
         metrics = {f"eval_{name}": value for name, value in scores.items()}
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """AdamW; on one CPU process a kind that spares the rows of the vocabulary that a batch does not have."""
+        optimizer: torch.optim.Optimizer = super().create_optimizer(model)
+        embedding = word_embedding(self.built.model) if self.spare_rows else None
+        if embedding is None:
+            return optimizer
+        groups = [{key: group[key] for key in ("params", "weight_decay")} for group in optimizer.param_groups]
+        settings = {key: optimizer.defaults[key] for key in ("lr", "betas", "eps")}
+        self.optimizer = self.by_row = RowAdamW(groups, embedding, steps=self.args.max_steps, **settings)
+        return self.by_row
+
+    def _clip_grad_norm(self, model: nn.Module) -> Tensor:
+        if self.by_row is not None:
+            return self.by_row.clip(self.args.max_grad_norm)
+        norm: Tensor = super()._clip_grad_norm(model)
+        return norm
 
     def _scores(self) -> dict[str, float]:
         task, rows = self.lesson.task, self.lesson.validation
