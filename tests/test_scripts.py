@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
+import subprocess
 import sys
 import tomllib
 from importlib.machinery import SourceFileLoader
@@ -210,7 +212,12 @@ def study(script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(module, "MUTATIONS", tmp_path)
     monkeypatch.setattr(module, "RESULTS", tmp_path / "mutations.md")
     monkeypatch.setattr(module, "registered", lambda: {"kl": "logits", "hard": "logits"})
+    monkeypatch.setattr(module, "outcomes", lambda cases, function=None: [(function or failure)(*c) for c in cases])
     return module
+
+
+def failure(family: str, mutation: Any) -> str:
+    return "SURVIVED" if mutation is None or mutation.what == "nothing" else f"test_{mutation.term}"
 
 
 def write(folder: Path, *entries: dict[str, str]) -> None:
@@ -227,9 +234,8 @@ def write(folder: Path, *entries: dict[str, str]) -> None:
     ],
 )
 def test_mutations_that_do_not_fit_are_refused(
-    study: Any, entries: list[dict[str, str]], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    study: Any, entries: list[dict[str, str]], message: str, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(study, "first_failure", None)
     write(tmp_path, *entries)
     with pytest.raises(SystemExit, match=message):
         study.main()
@@ -240,10 +246,6 @@ def test_mutations_that_do_not_fit_are_refused(
 def test_survivors_are_told_and_results_kept_of_whole_studies_alone(
     study: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def failure(family: str, mutation: Any = None) -> str:
-        return study.SURVIVED if mutation is None or mutation.what == "nothing" else f"test_{mutation.term}"
-
-    monkeypatch.setattr(study, "first_failure", failure)
     write(tmp_path, KL, MUTATION)
     assert study.main("logits") == 0
     assert not study.RESULTS.exists()
@@ -253,17 +255,28 @@ def test_survivors_are_told_and_results_kept_of_whole_studies_alone(
     assert study.main() == 1
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == {"mutations": 2, "terms": 2, "missed": 1}
     assert "| hard | nothing | SURVIVED |" in study.RESULTS.read_text()
-    monkeypatch.setattr(study, "first_failure", lambda family, mutation=None: "test_broken")
+    monkeypatch.setattr(
+        study, "outcomes", lambda cases, function=lambda *_: "test_broken": [function(*c) for c in cases]
+    )
     with pytest.raises(SystemExit, match="logits: test_broken fails without any mutation"):
         study.main()
 
 
 @pytest.mark.slow
-def test_a_real_mutation_is_caught_and_the_checkout_left_alone(study: Any) -> None:
-    file = study.source(study.ROOT, "logits")
-    before = file.read_bytes()
-    assert study.first_failure("logits", study.Mutation("logits", **MUTATION)) == "test_hard_labels_are_cross_entropy"
-    for new in ("return ((", "return nothing(values"):
-        broken = study.Mutation("logits", **MUTATION | {"new": new})
-        assert study.first_failure("logits", broken) == study.BROKEN
-    assert file.read_bytes() == before
+def test_real_mutations_are_caught_in_copies_of_the_package(tmp_path: Path) -> None:
+    """In a checkout of its own, whose study reads mutations of its own."""
+    for name in ("kdc", "tests", "configs", "pyproject.toml"):
+        (tmp_path / name).symlink_to(SCRIPTS.parent / name)
+    (tmp_path / "scripts" / "mutations").mkdir(parents=True)
+    shutil.copy(SCRIPTS / "mutation_study", tmp_path / "scripts")
+    crashing = [MUTATION | {"what": f"crash {i}", "new": new} for i, new in enumerate(("return ((", "return none("))]
+    write(tmp_path / "scripts" / "mutations", KL, MUTATION, HARMLESS, *crashing)
+    before = (SCRIPTS.parent / "kdc" / "distill" / "terms" / "logits.py").read_bytes()
+    command = [sys.executable, tmp_path / "scripts" / "mutation_study", "logits"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1, ended.stderr
+    assert [line.split()[-1] for line in ended.stdout.splitlines()[:-1]] == [
+        "test_forward_kl_is_its_formula[0.5]", "test_hard_labels_are_cross_entropy", "SURVIVED", "BROKEN", "BROKEN",
+    ]  # fmt: skip
+    assert json.loads(ended.stdout.splitlines()[-1]) == {"mutations": 5, "terms": 2, "missed": 3}
+    assert (SCRIPTS.parent / "kdc" / "distill" / "terms" / "logits.py").read_bytes() == before
