@@ -106,9 +106,9 @@ class RowAdamW(torch.optim.AdamW):
         """What the steps since a row was last seen at step s have done to it, gradients being zero.
 
         At step i: m_i = β1^(i-s) m_s and v_i = β2^(i-s) v_s (Kingma and Ba 2015, arXiv:1412.6980, algorithm 1), so
-        AdamW's move is size_i (β1 / √β2)^(i-s) m_s / √v_s with size_i = rate_i √(1 - β2^i) / (1 - β1^i): `moved[s]` sums
-        the factors up, `kept[s]` multiplies the decays. Epsilon is taken as it was at step s, and moves are not decayed
-        in turn: both are below rounding for usual settings.
+        AdamW's move is size_i (β1 / √β2)^(i-s) m_s / √v_s with size_i = rate_i √(1 - β2^i) / (1 - β1^i): `moved[s]`
+        sums the factors up, `kept[s]` multiplies the decays. Epsilon is taken as it was at step s, and moves are not
+        decayed in turn: both are below rounding for usual settings.
         """
         state = self.state.get(self.weight)
         if not state:
