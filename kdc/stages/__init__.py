@@ -10,7 +10,8 @@ from kdc.stages.artifacts import (
 )
 from kdc.stages.base import ARTIFACT, MODEL, SUMMARY, Data, Step, World, summary
 from kdc.stages.data import data_step, described, loaded, read_data, read_transfer, transfer_step
-from kdc.stages.models import Pupil, Taught, peer_step, signals_step, student_step, teacher_step
+from kdc.stages.students import Pupil, Taught, peer_step, student_step
+from kdc.stages.teachers import signals_step, teacher_step
 
 __all__ = [
     "ARTIFACT",

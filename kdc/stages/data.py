@@ -13,7 +13,7 @@ from kdc.data.load import DataReport, data_identity, load_splits
 from kdc.data.transfer import transfer_identity, transfer_rows
 from kdc.models.spec import TeacherConfig
 from kdc.stages.base import MODEL, Data, Step, Transfer, World, note, packages, summary
-from kdc.stages.models import checkpoint_identity
+from kdc.stages.training import checkpoint_identity
 from kdc.store import Published
 from kdc.tasks.base import TASKS
 
