@@ -20,6 +20,7 @@ PATIENCE = timedelta(days=30)
 """How long processes wait for one another: rank 0 may be long at what it does alone, and torchrun ends the others of
 one that failed."""
 FAILED = "kdc/failed"
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StoppedError(KdcError):
@@ -96,7 +97,7 @@ def leave() -> None:
 def together() -> Iterator[None]:
     """What ends the block on rank 0 because another process failed is told as that process told it.
 
-    The first signal ends the block, later ones find it tidying up; the other processes have nothing to tidy.
+    A signal ends the block; once it is ending, signals find it tidying up. The other processes have nothing to tidy.
     """
     if world_size() == 1:
         yield
@@ -105,10 +106,12 @@ def together() -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         yield
         return
-    before = {one: signal.signal(one, _stop) for one in (signal.SIGINT, signal.SIGTERM)}
+    outermost = signal.getsignal(signal.SIGTERM) is not _stop
+    before = {one: signal.signal(one, _stop) for one in SIGNALS}
     try:
         yield
     except Exception as error:
+        _be_deaf()
         if isinstance(error, KdcError) and not isinstance(error, StoppedError):
             raise
         if (told := _told()) is not None:
@@ -119,8 +122,9 @@ def together() -> Iterator[None]:
             ) from error
         raise
     finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
+        if outermost:
+            for one, handler in before.items():
+                signal.signal(one, handler)
 
 
 def tell(failure: str) -> None:
@@ -137,11 +141,15 @@ def _told() -> str | None:
 
 
 def _stop(number: int, frame: Any) -> None:
-    for one in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(one, signal.SIG_IGN)
+    _be_deaf()
     if number == signal.SIGINT:
         raise KeyboardInterrupt
     raise StoppedError("torchrun stopped this run", "its own lines say why", exit_code=1)
+
+
+def _be_deaf() -> None:
+    for one in SIGNALS:
+        signal.signal(one, signal.SIG_IGN)
 
 
 def _meet() -> None:
