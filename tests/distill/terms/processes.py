@@ -46,10 +46,6 @@ def outline_of(width: int) -> Outline:
     return Outline("it", {"features": ((2, width),)})
 
 
-Seen = list[tuple[Tensor, list[Tensor]]]
-"""Of each term the value, and the gradients of all parameters."""
-
-
 def check(terms: Sequence[Term]) -> None:
     """Both processes have the value and the gradients of one process with all rows, however rows are dealt out."""
     with tempfile.TemporaryDirectory() as folder:
