@@ -28,7 +28,7 @@ FITTING = {
 
 def cross_check(config: RunConfig) -> list[str]:
     """Every problem, each one line that starts with its dotted key."""
-    checks = (_task, _transfer, _arrangement, _layers, _loss, _precisions, _runtimes, _data_dir, _report)
+    checks = (_task, _train, _transfer, _arrangement, _layers, _loss, _precisions, _runtimes, _data_dir, _report)
     return [problem for check in checks for problem in check(config)]
 
 
@@ -88,6 +88,15 @@ def _task(config: RunConfig) -> Iterator[str]:
                 f"{role}.vocab_size: {task.modality}s, which dataset {config.dataset.name} holds, have no tokenizer; "
                 "set it to null"
             )
+
+
+def _train(config: RunConfig) -> Iterator[str]:
+    for tracker in config.train.trackers:
+        if find_spec(tracker) is None:
+            yield f"train.trackers: {tracker} is not installed; pip install {tracker}"
+    for role, model in _models(config).items() if config.train.gradient_checkpointing else ():
+        if model.architecture is not None and model.architecture.get("model_type") in PLAIN_NETS:
+            yield f"train.gradient_checkpointing: the {role} {model.name} cannot do it; set it to false"
 
 
 def _layers(config: RunConfig) -> Iterator[str]:

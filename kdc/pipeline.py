@@ -102,7 +102,8 @@ class _Run:
             environment=machine.environment(),
             config=config.model_dump(mode="json"),
         )
-        world = World(Store(config.cache_dir), Screen(logged=not config.dry_run), tuple(config.plugins))
+        screen = Screen(logged=not config.dry_run)
+        world = World(Store(config.cache_dir), screen, tuple(config.plugins), folder / "tracking")
         return cls(config, folder, new, world)
 
     @contextmanager

@@ -2,14 +2,24 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
+from kdc.errors import did_you_mean
 from kdc.models.spec import StudentConfig, TeacherConfig
 from kdc.registry import Component
 
 FROM_SCRATCH, FROM_WEIGHTS = 1e-3, 1e-4
 
+TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
+
 Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def _known_trackers(names: list[str]) -> list[str]:
+    for name in names:
+        if name not in TRACKERS:
+            raise ValueError(f"no tracker is called '{name}'; {did_you_mean(name, TRACKERS)}")
+    return names
 
 
 class TrainConfig(Component):
@@ -38,7 +48,8 @@ class TrainConfig(Component):
     """Stop after so many validations without a better one."""
     checkpoint_seconds: PositiveFloat = 60
     """How much work a killed run can lose at most."""
-    trackers: list[Literal["tensorboard", "wandb", "mlflow", "trackio"]] = Field(default_factory=list)
+    trackers: Annotated[list[str], AfterValidator(_known_trackers)] = Field(default_factory=list)
+    """What a training logs goes to these too, into the run's folder `tracking`: tensorboard, wandb, mlflow, trackio."""
 
     def at_rate_for(self, *, from_scratch: bool) -> "TrainConfig":
         """These settings with the learning rate that suits where the model starts."""

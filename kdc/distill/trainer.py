@@ -27,6 +27,7 @@ from kdc.distill.settings import TrainConfig
 from kdc.distill.signals import Source
 from kdc.distill.terms.base import Term
 from kdc.distill.terms.rows import standing_in
+from kdc.distill.trackers import PROJECT
 from kdc.errors import KdcError
 from kdc.export.modules import graph_callables
 from kdc.machine import has_bf16
@@ -56,6 +57,8 @@ class Lesson:
     outlines: tuple[Outline, Outline] | None = None
     peers: Mapping[str, Built] = field(default_factory=dict)
     """Students that train along, by name, each learning from all others instead of a teacher."""
+    name: str = "student"
+    """What trackers call this training."""
 
 
 Progress = Callable[[int, int, str], None]
@@ -196,7 +199,9 @@ def _arguments(
         seed=seed + distributed.rank(),  # no two processes drop out the same
         data_seed=seed,
         disable_tqdm=True,
-        report_to=list(settings.trackers),
+        report_to=list(settings.trackers) if distributed.rank() == 0 else [],
+        run_name=lesson.name,
+        project=PROJECT,
         remove_unused_columns=False,
         dataloader_pin_memory=False,
         ddp_find_unused_parameters=True,

@@ -51,6 +51,8 @@ class World:
     store: Store
     screen: Screen
     plugins: Sequence[str] = ()
+    tracking: Path | None = None
+    """Where trackers write; a training of no run tracks into its scratch."""
 
     def run(self, step: Step) -> Published:
         """Build the step unless the store has it. Building shares the machine: nothing is timed meanwhile.

@@ -39,14 +39,16 @@ class Teaching:
     def teach(
         self, built: Built, settings: TrainConfig, seed: int, scratch: Path, world: World, title: str
     ) -> dict[str, Any]:
+        from kdc.distill.trackers import reporting
         from kdc.distill.trainer import Lesson, train
 
         splits = self.data.splits
         lesson = Lesson(
             self.data.task, self.data.lesson, splits["validation"], self.data.metric,
-            self.source, self.outlines, self.peers,
+            self.source, self.outlines, self.peers, name=title,
         )  # fmt: skip
-        with world.screen.bar(f"train the {title}") as advance:
+        tracking = world.tracking or scratch / "tracking"
+        with reporting(settings.trackers, tracking, title), world.screen.bar(f"train the {title}") as advance:
             record = train(
                 built, lesson, self.terms, settings,
                 seed=seed, scratch=scratch, progress=advance, audit_at=self.audit_at,
