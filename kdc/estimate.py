@@ -19,7 +19,7 @@ import numpy as np
 from kdc.data.examples import Examples
 from kdc.measure.calls import FEWEST_CALLS, window_calls
 from kdc.measure.settings import BenchConfig
-from kdc.models.settings import model_settings
+from kdc.models.settings import draw_model, model_settings
 from kdc.models.spec import ModelConfig
 from kdc.stages import Data, Step
 from kdc.store import Published
@@ -134,12 +134,10 @@ def model_shape(config: ModelConfig, data: Data, teacher: Shape | None = None) -
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from kdc.quiet import quiet
-
     rows = 2
     settings = model_settings(config, data, teacher.settings if teacher else None)
-    with quiet(), torch.device("meta"):
-        model = data.task.model_class().from_config(settings).train()
+    with torch.device("meta"):
+        model = draw_model(settings, data.task, "teacher" if teacher is None else "student").train()
         if tokens := mean_tokens(data):
             inputs = torch.zeros(rows, round(tokens), dtype=torch.long)
         else:

@@ -76,11 +76,12 @@ class Preflight:
     def _outline(self, name: str, signals: set[str]) -> Outline:
         import torch
 
+        from kdc.models.settings import draw_model
         from kdc.models.taps import outline
         from kdc.quiet import quiet
 
-        with quiet(), torch.device("meta"):
-            model = self.data.task.model_class().from_config(self._settings[name])
+        with torch.device("meta"):
+            model = draw_model(self._settings[name], self.data.task, name)
         with quiet():
             return outline(model, signals, name=f"the {name}", vocabulary=self._vocabularies[name])
 

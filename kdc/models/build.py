@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdc.data.examples import Examples
-from kdc.errors import KdcError, did_you_mean
+from kdc.errors import KdcError
 from kdc.hub import model_folder
 from kdc.models.checkpoint import TEXT_INPUTS, checkpoint_encoder, positions, text_inputs
 from kdc.models.layers import copy_layers, layer_map, layer_stack
+from kdc.models.settings import architecture_settings, draw_model, one_line
 from kdc.models.spec import PLAIN_NETS, ModelConfig, StudentConfig, TeacherConfig
 from kdc.quiet import quiet
 from kdc.tasks.base import Encoder, Task
@@ -91,7 +91,7 @@ def _from_checkpoint(config: ModelConfig, role: str, needs: Needs) -> Built:
         settings = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (ValueError, OSError) as error:
         raise KdcError(
-            f"{role}.path: cannot read the model in {folder} ({_one_line(error)})",
+            f"{role}.path: cannot read the model in {folder} ({one_line(error)})",
             "kdc reads models that transformers knows; it runs no code that a checkpoint brings",
         ) from error
     head = checkpoint_labels(folder, needs.task)
@@ -108,7 +108,7 @@ def _from_checkpoint(config: ModelConfig, role: str, needs: Needs) -> Built:
                 trust_remote_code=False,
             )
     except (ValueError, OSError, RuntimeError, SafetensorError) as error:
-        raise KdcError(f"{role}.path: cannot load the model in {folder} ({_one_line(error)})") from error
+        raise KdcError(f"{role}.path: cannot load the model in {folder} ({one_line(error)})") from error
     unread = {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}
     if missing := sorted(name for name in unread if _in_body(model, name, len(needs.labels))):
         raise KdcError(
@@ -222,35 +222,21 @@ def _set_labels(config: Any, labels: Sequence[str]) -> None:
 
 
 def _from_scratch(config: ModelConfig, role: str, needs: Needs, encoder: Encoder | None) -> Built:
-    from huggingface_hub.errors import StrictDataclassError
-    from transformers import CONFIG_MAPPING, AutoConfig
-
-    needs.task.model_class()
+    needs.task.model_class()  # teaches transformers the plain nets
     assert config.architecture is not None
-    keys = dict(config.architecture)
-    model_type = keys.pop("model_type", None)
-    if model_type is None:
-        raise KdcError(f"{role}.architecture has no model_type", "add one, such as model_type: bert")
-    if model_type not in CONFIG_MAPPING:
-        known = did_you_mean(model_type, CONFIG_MAPPING)
-        raise KdcError(f"{role}.architecture: no model_type is called '{model_type}'", known)
     if needs.task.modality == "image":
         from kdc.tasks.image import ImageEncoder
 
         encoder = encoder or ImageEncoder.fit(needs.train, needs.image_size)
         assert isinstance(encoder, ImageEncoder)
-        keys = {"image_size": encoder.size[0], "num_channels": encoder.channels, **keys}
+        sizes: dict[str, Any] = {"image_size": encoder.size[0], "num_channels": encoder.channels}
     else:
         encoder = _own_text_encoder(config, needs) or encoder
         assert isinstance(encoder, TextEncoder)
-        keys = {"vocab_size": encoder.vocab_size, "pad_token_id": encoder.pad_id, **keys}
-    try:
-        settings = AutoConfig.for_model(model_type, **keys)
-        _set_labels(settings, needs.labels)
-        with quiet():
-            model = needs.task.model_class().from_config(settings)
-    except (ValueError, TypeError, KeyError, StrictDataclassError) as error:
-        raise KdcError(f"{role}.architecture: {_one_line(error)}", "see the model's config in transformers") from error
+        sizes = {"vocab_size": encoder.vocab_size, "pad_token_id": encoder.pad_id}
+    settings = architecture_settings(config.architecture, role, sizes)
+    _set_labels(settings, needs.labels)
+    model = draw_model(settings, needs.task, role)
     if isinstance(encoder, TextEncoder):
         encoder = encoder.for_model(text_inputs(model), max_length=positions(settings, needs.max_length))
     return Built(model, encoder, new_head=True)
@@ -271,7 +257,3 @@ def _own_text_encoder(config: ModelConfig, needs: Needs) -> TextEncoder | None:
 def _some(names: Sequence[str]) -> str:
     shown = ", ".join(names[:4])
     return f"{shown}, ..." if len(names) > 4 else shown
-
-
-def _one_line(error: BaseException) -> str:
-    return textwrap.shorten(str(error) or type(error).__name__, 200, placeholder=" ...")
