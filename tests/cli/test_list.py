@@ -61,7 +61,7 @@ def test_choices_of_ones_own(tmp_path: Path, capsys: Capture) -> None:
     [
         ("kdc ru", ["run"]),
         ("kdc run teach", ["teacher="]),
-        ("kdc run -m se", ["seed="]),
+        ("kdc run -m se", ["seed=", "seeds="]),
         ("kdc run teacher=bert_", ["teacher=bert_tiny"]),
         ("kdc run compress=[int8,b", ["compress=[int8,bf16"]),
         ("kdc run 'compress=[int8,b", []),
