@@ -160,7 +160,8 @@ def _pupils(
 def _checkpoint_gradients(model: Any) -> None:
     if not getattr(model, "supports_gradient_checkpointing", False):
         raise KdcError(f"train.gradient_checkpointing: {type(model).__name__} cannot do it", "leave it false")
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    with quiet():  # it has a new name, which older versions do not know
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
 def _numbers(row: Mapping[str, Any]) -> dict[str, float]:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
 
+from kdc.config import compose, to_run_config
 from kdc.data.examples import Examples
+from kdc.distill import trainer
 from kdc.distill.batches import Part
 from kdc.distill.terms.base import Term
 from kdc.distill.terms.logits import ForwardKL, HardLabels
-from kdc.distill.trainer import precision_used
+from kdc.distill.trainer import Lesson, precision_used
 from kdc.errors import KdcError
 from kdc.export.base import Arrays
 from kdc.models.build import Built
@@ -26,12 +31,15 @@ from tests.distill.trainings import (
     ROWS,
     STEPS_PER_EPOCH,
     VALIDATION,
+    KilledError,
     Weights,
     differ,
+    distance,
     parts_seen,
     run,
     says,
     settings,
+    without_dropout,
 )
 
 __all__ = ["parts_seen"]
@@ -216,3 +224,144 @@ def test_pictures_train_too(tmp_path: Path) -> None:
         rows=rows, validation=rows,
     )  # fmt: skip
     assert record.history[-2].get("eval_accuracy", record.history[-1].get("eval_accuracy")) == 1.0
+
+
+# What changes how it is computed, and not what comes out
+
+
+@pytest.fixture(scope="module")
+def at_once(tmp_path_factory: pytest.TempPathFactory) -> tuple[Weights, list[dict[str, float]]]:
+    """A training without dropout, each batch in one go."""
+    return alike(tmp_path_factory.mktemp("plain"))
+
+
+def alike(folder: Path, *, built: Built | None = None, **changes: Any) -> tuple[Weights, list[dict[str, float]]]:
+    terms = {**KL, "hard": HardLabels(name="hard", weight=0.5)}
+    built = built or without_dropout()
+    weights, record = run(folder, settings(**changes), terms=terms, source=says(guesses()), built=built)
+    return weights, record.history
+
+
+def assert_alike(one: tuple[Weights, list[dict[str, float]]], other: tuple[Weights, list[dict[str, float]]]) -> None:
+    assert len(one[1]) == len(other[1])
+    for row, wanted in zip(one[1], other[1], strict=True):
+        assert row == pytest.approx(wanted, rel=1e-4, abs=1e-6)
+    assert distance(one[0], other[0]) < 1e-5
+
+
+@pytest.mark.parametrize("parts", [2, 3, 8])
+def test_a_batch_in_parts_teaches_what_it_teaches_at_once(
+    parts: int, at_once: Any, parts_seen: list[Part], tmp_path: Path
+) -> None:
+    assert_alike(alike(tmp_path, accumulate=parts), at_once)
+    assert len(parts_seen) == parts * 3 * STEPS_PER_EPOCH
+    assert {len(part.rows) for part in parts_seen} == {2: {4}, 3: {2, 3}, 8: {1}}[parts]
+
+
+def test_activations_that_are_computed_again_are_the_same(at_once: Any, tmp_path: Path) -> None:
+    calls: list[int] = []
+    for again in (False, True):
+        built, seen = without_dropout(), []
+        query = built.model.bert.encoder.layer[0].attention.self.query
+        query.register_forward_hook(lambda module, *rest, seen=seen: seen.append(1) if module.training else None)
+        assert_alike(alike(tmp_path / str(again), built=built, gradient_checkpointing=again), at_once)
+        calls.append(len(seen))
+    assert calls == [3 * STEPS_PER_EPOCH, 2 * 3 * STEPS_PER_EPOCH]
+
+
+def test_a_net_that_cannot_compute_activations_again_is_refused(tmp_path: Path) -> None:
+    rows = tiny.pictures(8)
+    with pytest.raises(KdcError, match=r"^train\.gradient_checkpointing: MLP cannot do it; leave it false$"):
+        run(
+            tmp_path, settings(gradient_checkpointing=True), built=tiny.built_net(rows, "mlp"), rows=rows,
+            validation=rows, task=tiny.task("image-classification"),
+        )  # fmt: skip
+    words = ["teacher=mlp", "student=mlp_small", "dataset=digits", "train.gradient_checkpointing=true"]
+    with pytest.raises(KdcError) as caught:
+        to_run_config(compose(words))
+    assert str(caught.value).splitlines()[1:] == [
+        f"  train.gradient_checkpointing: the {role} cannot do it; set it to false"
+        for role in ("teacher mlp", "student mlp_small")
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile on the CPU needs a C++ compiler")
+def test_a_compiled_model_learns_the_same(tmp_path: Path) -> None:
+    rows, found = tiny.pictures(36), []
+    for compiled in (False, True):
+        built = tiny.built_net(rows, "mlp")
+        weights, record = run(
+            tmp_path / str(compiled), settings(epochs=2, compile=compiled), built=built, rows=rows, validation=rows,
+            task=tiny.task("image-classification"),
+        )  # fmt: skip
+        assert (built.model._compiled_call_impl is not None) == compiled
+        found.append((weights, record.history))
+    assert_alike(found[0], found[1])
+
+
+# Early stopping, steps and speed
+
+
+def test_patience_ends_a_training_that_gets_no_better(tmp_path: Path) -> None:
+    for patience, steps in ((1, 2), (2, 3), (3, 7), (None, 10)):
+        task = Scripted("accuracy", [0.5, 0.4, 0.5, 0.6, 0.6, 0.5, 0.6, 0.1, 0.1, 0.1])
+        config = settings(epochs=2, evaluations=5, patience=patience)
+        record = run(tmp_path / str(patience), config, task=task)[1]
+        assert record.steps == task.seen == steps
+        assert record.epochs == 2
+
+
+def test_samples_per_second_are_those_of_the_steps_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten seconds for 15 steps of 8 rows, for three, and for the last one of a training that was killed."""
+    clock = iter(range(0, 1000, 10))
+    monkeypatch.setattr(trainer, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    assert run(tmp_path / "whole")[1].samples_per_second == 12.0
+    task = Scripted("accuracy", [0.5, 0.4, 0.4])
+    assert run(tmp_path / "stopped", settings(evaluations=5, patience=2), task=task)[1].samples_per_second == 2.4
+    with pytest.raises(KilledError):
+        run(tmp_path / "killed", settings(checkpoint_seconds=1e-6), kill_at=15)
+    next(clock)  # the killed one asked once
+    assert run(tmp_path / "killed")[1].samples_per_second == 0.8
+
+
+# What the loop is told for machines that are not this one
+
+
+def told(monkeypatch: pytest.MonkeyPatch, *, gpus: int = 0, bf16: bool = True, **changes: Any) -> Any:
+    """What `transformers` would be told on a machine with so many GPUs."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: bf16)
+    monkeypatch.setattr(trainer, "TrainingArguments", lambda **given: SimpleNamespace(n_gpu=gpus, _n_gpu=gpus, **given))
+    lesson = Lesson(TextClassification(), ROWS, VALIDATION, "accuracy")
+    return trainer._arguments(settings(**changes), lesson, steps=10, epoch_steps=5, scratch=Path(), seed=3)
+
+
+@pytest.mark.parametrize(
+    ("asked", "bf16", "used"), [("fp16", True, "fp16"), ("auto", True, "bf16"), ("auto", False, "fp32")]
+)
+def test_precision_on_a_gpu(asked: str, bf16: bool, used: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = told(monkeypatch, gpus=1, bf16=bf16, precision=asked)
+    assert (arguments.fp16, arguments.bf16) == (used == "fp16", used == "bf16")
+    assert not arguments.use_cpu
+
+
+def test_fp16_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(
+        KdcError, match=r"^train\.precision=fp16 needs a GPU; take train\.precision=auto, which is bf16"
+    ):
+        told(monkeypatch, precision="fp16")
+
+
+def test_one_process_trains_on_one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert told(monkeypatch, gpus=4)._n_gpu == 1
+
+
+def test_every_process_has_random_numbers_of_its_own_and_the_first_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for rank in range(3):
+        monkeypatch.setenv("RANK", str(rank))
+        found.append(told(monkeypatch, trackers=["tensorboard"]))
+    assert [arguments.report_to for arguments in found] == [["tensorboard"], [], []]
+    assert all(one.seed != other.seed for one, other in pairwise(found))
+    assert {arguments.data_seed for arguments in found} == {3}
