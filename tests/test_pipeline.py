@@ -281,11 +281,11 @@ def test_an_unexpected_error_is_named_by_its_type(place: Path, tmp_path: Path, m
 def test_an_interrupted_training_is_gone_on_with(
     tmp_path: Path, untimed: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from kdc.distill import trainer
+    from kdc.distill.checkpoints import Checkpoints
 
     words = ("compress=none", "runtime=torch", "train.checkpoint_seconds=0.001")
     settings = runs.config(runs.write_csv(tmp_path / "train.csv"), tmp_path / "cache", *words)
-    on_step_end = trainer._Watcher.on_step_end
+    on_step_end = Checkpoints.on_step_end
 
     def interrupted(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step == 5:
@@ -293,7 +293,7 @@ def test_an_interrupted_training_is_gone_on_with(
         on_step_end(self, args, state, control, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer._Watcher, "on_step_end", interrupted)
+        patch.setattr(Checkpoints, "on_step_end", interrupted)
         with pytest.raises(KeyboardInterrupt):
             runs.run(settings, tmp_path / "out")
     record = failing(tmp_path)
