@@ -118,7 +118,7 @@ def test_dry_run_leaves_nothing(workdir: Path, pipeline: Calls) -> None:
         (["train.epoch=1"], "train.epoch: no such key of train; did you mean 'epochs'?"),
         (["train.epochs=abc"], "train.epochs: input should be a valid number"),
         (["dataset.metric=acuracy"], "dataset.metric: text-classification has no metric 'acuracy'; did you mean"),
-        (["loss.terms.kl.temperature=-1"], "loss.terms.kl.temperature: input should be greater than 0 (got -1)"),
+        (["loss.terms.kl.temperature=-1"], "loss.terms.kl.temperature: must be above 0 at all times (got -1)"),
         (["train.batch_size=0"], "train.batch_size: input should be greater than 0 (got 0)"),
         (["compress=none,int8"], "compress: several values make a sweep; add -m, or write compress='[none,int8]'"),
         (["--config-dir", "nowhere"], "--config-dir: no folder 'nowhere'"),

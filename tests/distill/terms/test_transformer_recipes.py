@@ -65,7 +65,7 @@ def test_the_student_comes_nearer_to_its_teacher_in_every_term(recipe: str) -> N
             loss.backward()
             optimizer.step()
             losses.append(distiller.drain())
-        active = {name for name in RECIPES[recipe] if losses[0][f"{name}_weighted"] > 0}
+        active = RECIPES[recipe] & losses[0].keys()
         assert all(losses[-1][name] < losses[0][name] / 2 for name in active)
     assert {name for name, _ in distiller.release().named_parameters()} == own
 
@@ -75,7 +75,7 @@ def test_tinybert_has_two_phases() -> None:
     for distiller.progress, active in ((0.49, {"embeddings", "hidden", "attention"}), (0.5, {"kl"})):
         distiller(texts(), said["logits"].argmax(dim=-1), said)
         means = distiller.drain()
-        assert {name for name in RECIPES["tinybert"] if means[f"{name}_weighted"] > 0} == active
+        assert RECIPES["tinybert"] & means.keys() == active, "the others are not even computed"
 
 
 @pytest.mark.parametrize(
