@@ -117,6 +117,25 @@ def test_what_the_cases_are_about_really_happens(
     assert differ(without_dropout, whole["plain"][0])
 
 
+def test_students_that_learn_from_one_another_go_on_together(tmp_path: Path) -> None:
+    """A kill in the second epoch costs the peer nothing either: its weights are what the student learns from."""
+
+    def together(folder: Path, kill_at: int | None = None) -> tuple[Weights, Weights, Train]:
+        peer = tiny.built_bert(ROWS, seed=3, hidden_dropout_prob=0.2)
+        weights, record = run(folder, settings(**OFTEN), terms=TERMS, peers={"other": peer}, kill_at=kill_at)
+        return weights, dict(peer.model.state_dict()), record
+
+    whole = together(tmp_path / "whole")
+    with pytest.raises(KilledError):
+        together(tmp_path / "cut", kill_at=8)
+    resumed = together(tmp_path / "cut")
+    assert resumed[2].resumed_at == 7
+    assert not differ(resumed[0], whole[0])
+    assert not differ(resumed[1], whole[1])
+    assert resumed[2].history == whole[2].history
+    assert any("other/kl" in row for row in whole[2].history)
+
+
 class Watched:
     @staticmethod
     def bert(seen: list[int]) -> Built:

@@ -30,7 +30,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, dict[str, Any]]]] = {
     "rows compared": (
         {"epochs": 2}, {"similarity": {"weight": 5}, "rkd_distance": {}, "dist": {}, "crd": {"same_label": True}}
     ),
-    "in parts": ({"epochs": 2, "accumulate": 2}, {"kl": {}, "hidden": {"weight": 0.1}}),
+    "in parts": ({"epochs": 2, "accumulate": 2, "gradient_checkpointing": True}, {"kl": {}, "hidden": {"weight": 0.1}}),
 }  # fmt: skip
 
 

@@ -66,7 +66,8 @@ def run(
     It is killed at the end of step `kill_at`, before anything of that step is logged or saved.
     """
     built = built or tiny.built_bert(ROWS, hidden_dropout_prob=0.2)
-    lesson = Lesson(task or tiny.task(), rows, validation, metric, source, more.pop("outlines", None))
+    others = {key: more.pop(key) for key in ("outlines", "peers") if key in more}
+    lesson = Lesson(task or tiny.task(), rows, validation, metric, source, **others)
 
     def progress(done: int, total: int, detail: str) -> None:
         if done == kill_at:
