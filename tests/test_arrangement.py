@@ -90,9 +90,7 @@ def test_a_student_teaches_its_next_generation(train: Path, cache: Path, tmp_pat
     record = run(train, cache, tmp_path, "distill.generations=3")
     learned = ["teacher", "generation1", "generation2", "student"]
     assert [name for name in stages(record) if not name.startswith(("data", "signals", "latency"))] == learned
-    assert parents(record) == {name: [before] for before, name in itertools.pairwise(learned)} | {
-        "teacher": []
-    }
+    assert parents(record) == {name: [before] for before, name in itertools.pairwise(learned)} | {"teacher": []}
     assert len({stage.key for stage in record.stages if stage.name in learned}) == 4
 
 
