@@ -1,8 +1,10 @@
 """What every test gets: its own cache and hub folders, no network, plain output; and real data, where there is any."""
 
+import contextlib
 import errno
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
@@ -16,6 +18,11 @@ from kdc.record import RunRecord
 from kdc.schema import record_schema
 
 ROOT = Path(__file__).parent.parent
+
+# absl, which tensorboard brings, closes at every new configuration of logging whatever stderr was when it was imported:
+# it must not be pytest's.
+with contextlib.redirect_stderr(sys.__stderr__), contextlib.suppress(ImportError):
+    import absl.logging  # noqa: F401
 
 HUB = tempfile.TemporaryDirectory(prefix="kdc-tests-hub-", ignore_cleanup_errors=True)
 
