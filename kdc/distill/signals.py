@@ -242,6 +242,17 @@ def signal_bytes(teacher: Outline, wanted: Wanted, rows: int, tokens: float) -> 
     return round(total)
 
 
+def on_device(signals: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """The same signals where the student is."""
+
+    def move(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(move(part) for part in value)
+        return value if value is None else value.to(device, non_blocking=True)
+
+    return {name: move(value) for name, value in signals.items()}
+
+
 def _only(value: Any, layers: Sequence[int]) -> Any:
     if not isinstance(value, tuple):
         return value.detach()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,10 @@ from kdc.distill.batches import Collator, LengthBuckets, Parts, Rows
 from kdc.distill.checkpoints import Checkpoints, is_over, newest_checkpoint, restore_sums, state_of
 from kdc.distill.cohort import Cohort, CohortCollator, cohort
 from kdc.distill.distiller import Distiller
+from kdc.distill.dropout import bit_dropout
 from kdc.distill.optimizer import RowAdamW, word_embedding
 from kdc.distill.settings import TrainConfig
-from kdc.distill.signals import Source
+from kdc.distill.signals import Source, on_device
 from kdc.distill.terms.base import Term
 from kdc.distill.terms.rows import standing_in
 from kdc.distill.trackers import PROJECT
@@ -122,7 +124,7 @@ def train(
     resumed = newest_checkpoint(scratch)
     if resumed is not None:
         restore_sums(distiller, resumed)
-    with quiet():
+    with quiet(), nullcontext() if settings.compile else bit_dropout(distiller):
         if resumed is not None and is_over(resumed):
             trainer.finish(resumed)
         else:
@@ -235,7 +237,7 @@ class _Trainer(Trainer):
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Tensor | tuple[Tensor, Any]:
         part = inputs["part"]
-        teacher = self._on_device(self.lesson.source(part.rows)) if self.lesson.source is not None else None
+        teacher = on_device(self.lesson.source(part.rows), self.args.device) if self.lesson.source else None
         self.distiller.progress = self.state.global_step / self.state.max_steps
         with standing_in(yes=part.share == 0):
             if self.state.global_step in self.audit_steps:
@@ -295,11 +297,3 @@ class _Trainer(Trainer):
                     exit_code=1,
                 )
         super().log(logs, start_time)
-
-    def _on_device(self, signals: Mapping[str, Any]) -> dict[str, Any]:
-        def move(value: Any) -> Any:
-            if isinstance(value, tuple):
-                return tuple(move(part) for part in value)
-            return value if value is None else value.to(self.args.device, non_blocking=True)
-
-        return {name: move(value) for name, value in signals.items()}
