@@ -30,7 +30,7 @@ def test_a_run_ships_the_student_with_its_own_tokenizer(
     monkeypatch.setattr("kdc.timing.time_variants", runs.untimed)
     small = ("student.vocab_size=60", "student.architecture.embedding_size=16", *STUDENTS[student])
     config = runs.config(
-        runs.write_csv(tmp_path / "train.csv"), tmp_path / "cache", f"student={student}", *small, "compress=int8",
+        runs.write_csv(tmp_path / "train.csv", 400), tmp_path / "cache", f"student={student}", *small, "compress=int8",
         "train.learning_rate=1e-2", "train.epochs=6",
     )  # fmt: skip
     planned = dry_run.plan(config, World(Store(config.cache_dir), Screen()))
