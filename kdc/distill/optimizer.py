@@ -1,10 +1,10 @@
 """AdamW that works on a batch's rows of the word embeddings alone, and gets where the whole would have got.
 
 A batch of texts has some hundred of a vocabulary's many thousand rows. AdamW still moves all of them at every step,
-because their momentum decays slowly: on CPUs that, and a gradient of mostly zeros, is a third of a small student's
-training. What happens to a row without gradient is known beforehand, so here it happens when the row is next looked
-at: m and v have decayed by powers of their betas, and the parameter has moved by m / sqrt(v) times a factor that is the
-same for all rows that were last seen at the same step (see `_catch_up`).
+because their momentum decays slowly, and the gradient is mostly zeros. What happens to a row without gradient is known
+beforehand, so here it happens when the row is next looked at: m and v have decayed by powers of their betas, and the
+parameter has moved by m / sqrt(v) times a factor that is the same for all rows that were last seen at the same step
+(see `_catch_up`). What it saves is not measured by itself yet.
 """
 
 from __future__ import annotations
