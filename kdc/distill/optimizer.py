@@ -35,30 +35,30 @@ class RowAdamW(torch.optim.AdamW):
         self.embedding, self.weight = embedding, embedding.weight
         embedding.sparse = True
         self.steps = steps
+        self.grad_scale: Tensor | None = None
         self._hook = embedding.register_forward_pre_hook(lambda module, inputs: self._catch_up(inputs[0].unique()))
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        gradient = self.weight.grad
-        if gradient is None:
-            super().step(closure)
-            return
-        self.weight.grad = None  # AdamW passes over parameters without one
+        gradient, self.weight.grad = self.weight.grad, None  # AdamW passes over parameters without one
         super().step(closure)
-        self.weight.grad = gradient
-        self._step_rows(gradient.coalesce())
+        if gradient is not None:
+            self._step_rows(gradient.coalesce())
+        self.weight.grad, self.grad_scale = gradient, None
 
     def clip(self, max_norm: float) -> Tensor:
-        """`torch.nn.utils.clip_grad_norm_` over all gradients, the sparse one among them; returns the norm before."""
+        """`torch.nn.utils.clip_grad_norm_` over all gradients, the sparse one among them; returns the norm before.
+
+        The next step divides while it reads them, as it would for a gradient scaler: no pass over memory for it.
+        """
         parameters = [p for group in self.param_groups for p in group["params"] if p is not self.weight]
         dense = [parameter.grad for parameter in parameters if parameter.grad is not None]
         sparse = self.weight.grad.coalesce() if self.weight.grad is not None else None
         norms = torch._foreach_norm(dense)
         total = torch.stack([*norms, *([sparse.values().norm()] if sparse is not None else [])]).norm()
-        scale = (max_norm / (total + 1e-6)).clamp(max=1.0)
-        torch._foreach_mul_(dense, scale)
+        self.grad_scale = ((total + 1e-6) / max_norm).clamp(min=1.0)
         if sparse is not None:
-            sparse.values().mul_(scale)
+            sparse.values().div_(self.grad_scale)
             self.weight.grad = sparse
         return total
 
