@@ -19,6 +19,7 @@ from torch import Tensor
 
 from kdc.data.examples import Examples
 from kdc.distill.terms.base import Term
+from kdc.memory import kept_memory
 from kdc.models.build import Built
 from kdc.models.taps import LAYERED, Outline, Taps
 from kdc.tasks.base import Encoded, Encoder
@@ -152,12 +153,13 @@ def compute_signals(
     has_tokens = "attention_mask" in teacher.encoder.collate(encoded[:1])
     writer = _Writer(folder, sizes if has_tokens else None, len(ids), wanted, top_k)
     source = OnlineSignals(teacher, encoded, wanted)
-    for rows in batches if batches is not None else _of_like_length(list(place), teacher.encoder, encoded):
-        said = source(rows)
-        for i, row in enumerate(rows):
-            if row in place:
-                writer.write(place[row], {signal: _row(value, i) for signal, value in said.items()})
-        advance(len(rows))
+    with kept_memory():
+        for rows in batches if batches is not None else _of_like_length(list(place), teacher.encoder, encoded):
+            said = source(rows)
+            for i, row in enumerate(rows):
+                if row in place:
+                    writer.write(place[row], {signal: _row(value, i) for signal, value in said.items()})
+            advance(len(rows))
     writer.close()
 
 

@@ -33,6 +33,7 @@ from kdc.distill.trackers import PROJECT
 from kdc.errors import KdcError
 from kdc.export.modules import graph_callables
 from kdc.machine import has_bf16
+from kdc.memory import kept_memory
 from kdc.models.build import Built
 from kdc.models.taps import Outline
 from kdc.quiet import quiet
@@ -124,7 +125,7 @@ def train(
     resumed = newest_checkpoint(scratch)
     if resumed is not None:
         restore_sums(distiller, resumed)
-    with quiet(), nullcontext() if settings.compile else bit_dropout(distiller):
+    with quiet(), kept_memory(), nullcontext() if settings.compile else bit_dropout(distiller):
         if resumed is not None and is_over(resumed):
             trainer.finish(resumed)
         else:
