@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -27,6 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from kdc.errors import KdcError
+from kdc.models.first_token import first_token_only
 from kdc.models.layers import layer_stack
 from kdc.models.undropped import use_undropped_attention
 
@@ -44,6 +46,8 @@ FUSED = ("c_attn", "Wqkv", "qkv")
 """... and those that compute all three at once, side by side (others deal them out head by head)."""
 EAGER = frozenset({"attentions", "input_embeddings", "input_gradients"})
 """Signals that need attention in the plain way: the fast ones form no matrix and have no second derivative."""
+OF_FIRST_TOKEN = frozenset({"logits", "features", "weights"})
+"""Signals that are the same whatever the last layer says of other tokens, if the head reads the first alone."""
 MATRICES = ("Linear", "Conv1D", "Conv2d")
 
 Signals = Mapping[str, Any]
@@ -86,7 +90,8 @@ ROWS, LENGTH = 2, 5
 class Taps:
     """Calls a model and brings the named signals of it.
 
-    Until `close`, hooks stay in the model, and `EAGER` signals keep it to attention computed in the plain way.
+    Until `close`, hooks stay in the model; `EAGER` signals keep it to attention computed in the plain way, and where
+    none but `OF_FIRST_TOKEN` are read, a classifier's last layer computes that token alone.
     """
 
     def __init__(self, model: Any, names: Collection[str]) -> None:
@@ -100,6 +105,9 @@ class Taps:
         if hasattr(model, "set_attn_implementation") and EAGER & set(names):
             self._attention = model.config._attn_implementation
             use_undropped_attention(model)
+        self._shortcut = ExitStack()
+        if set(names) <= OF_FIRST_TOKEN:
+            self._shortcut.enter_context(first_token_only(model))
         self._seen: dict[str, dict[int, Tensor]] = {}
         self._hooks = list(self._install())
 
@@ -118,6 +126,7 @@ class Taps:
         return {name: said[name] for name in self.names if said.get(name) is not None}
 
     def close(self) -> None:
+        self._shortcut.close()
         for hook in self._hooks:
             hook.remove()
         if self._attention is not None:

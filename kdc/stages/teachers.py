@@ -87,4 +87,4 @@ def signals_step(teacher: Published, wanted: Wanted, data: Data, world: World, *
 
             compute_signals(built, rows, folder, wanted, advance=advanced, top_k=top_k)
 
-    return Step("signals", parts, build, version=2)
+    return Step("signals", parts, build, version=3)
