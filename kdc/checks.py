@@ -97,6 +97,9 @@ def _train(config: RunConfig) -> Iterator[str]:
     for role, model in _models(config).items() if config.train.gradient_checkpointing else ():
         if model.architecture is not None and model.architecture.get("model_type") in PLAIN_NETS:
             yield f"train.gradient_checkpointing: the {role} {model.name} cannot do it; set it to false"
+    for key, term in config.loss.terms.items() if config.train.compile else ():
+        if "input_gradients" in term.reads_of_teacher:
+            yield f"loss.terms.{key}: {term.name} differentiates twice, a compiled model once; set train.compile=false"
 
 
 def _layers(config: RunConfig) -> Iterator[str]:

@@ -228,6 +228,10 @@ def test_what_is_refused(overrides: Sequence[str], message: str) -> None:
             ["dataset=digits", "teacher=mlp", "student=mlp_small", "student.vocab_size=9"],
             "student.vocab_size: images, which dataset digits holds, have no tokenizer; set it to null",
         ),
+        (
+            ["loss.terms.jacobian={name: jacobian}", "train.compile=true"],
+            "loss.terms.jacobian: jacobian differentiates twice, a compiled model once; set train.compile=false",
+        ),
     ],
 )
 def test_cross_checks(overrides: Sequence[str], message: str) -> None:
