@@ -183,7 +183,7 @@ class Arrangement:
             raise KdcError(
                 f"loss.terms: {' and '.join(self.silenced)} need labels, which no row has", "add kl: loss=kd"
             )
-        preflight = Preflight(self.data, config.distill)
+        preflight = Preflight(self.data.needs, config.distill)
         preflight.describe(TEACHER, config.teacher)
         for name, other in config.distill.teachers.items():
             preflight.describe(name, other)

@@ -6,17 +6,13 @@ reaches on a short matrix product; the rest are constants seen on ordinary CPUs.
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from kdc.data.examples import Examples
+from kdc.data.lengths import mean_tokens
 from kdc.measure.calls import FEWEST_CALLS, window_calls
 from kdc.measure.settings import BenchConfig
 from kdc.models.settings import draw_model, model_settings
@@ -44,8 +40,6 @@ ADAM_BYTES = 16
 """A parameter in training: weight, gradient and two moments, four bytes each."""
 EXPORT_COPIES = 5
 CALIBRATION_SECONDS = 0.2
-SAMPLED_ROWS = 500
-PIECES_PER_WORD = 1.15
 
 
 @dataclass(frozen=True)
@@ -102,7 +96,7 @@ class Estimator:
 
     def latency(self, variants: Sequence[Variant], bench: BenchConfig) -> Cost:
         """Timing all variants: it is never cached."""
-        tokens = mean_tokens(self.data)
+        tokens = _tokens(self.data)
         seconds = 0.0
         for variant in variants:
             shape = self.shapes[variant.artifact.key]
@@ -135,10 +129,10 @@ def model_shape(config: ModelConfig, data: Data, teacher: Shape | None = None) -
     from torch.utils.flop_counter import FlopCounterMode
 
     rows = 2
-    settings = model_settings(config, data, teacher.settings if teacher else None)
+    settings = model_settings(config, data.needs, teacher.settings if teacher else None)
     with torch.device("meta"):
         model = draw_model(settings, data.task, "teacher" if teacher is None else "student").train()
-        if tokens := mean_tokens(data):
+        if tokens := _tokens(data):
             inputs = torch.zeros(rows, round(tokens), dtype=torch.long)
         else:
             inputs = torch.zeros(rows, settings.num_channels, settings.image_size, settings.image_size)
@@ -162,19 +156,9 @@ def model_shape(config: ModelConfig, data: Data, teacher: Shape | None = None) -
     )
 
 
-def mean_tokens(data: Data) -> float | None:
-    """The mean length of a row in tokens, from its words; None where rows have no length."""
-    return _mean_tokens_of(data.splits["train"], data.max_length) if data.task.modality == "text" else None
-
-
-def _mean_tokens_of(rows: Examples, limit: int) -> float:
-    sample = rows.select(np.linspace(0, len(rows) - 1, min(SAMPLED_ROWS, len(rows))).astype(int))
-    columns = [sample[name] for name in ("text", "text_pair") if name in sample]
-    lengths = [
-        sum(PIECES_PER_WORD * len(re.findall(r"\w+|[^\w\s]", text)) + 1 for text in texts) + 1
-        for texts in zip(*columns, strict=True)
-    ]
-    return fmean(min(limit, length) for length in lengths)
+def _tokens(data: Data) -> float | None:
+    """The mean length of a row in tokens; None where rows have no length."""
+    return mean_tokens(data.splits["train"], data.max_length) if data.task.modality == "text" else None
 
 
 def _export(shape: Shape, runtime: str) -> Cost:

@@ -11,6 +11,7 @@ import pytest
 
 from kdc import estimate, stages
 from kdc.config import RunConfig
+from kdc.data.lengths import mean_tokens
 from kdc.data.load import load_splits
 from kdc.estimate import Estimator, model_shape
 from kdc.measure.settings import BenchConfig
@@ -52,7 +53,7 @@ def test_a_plain_net_by_hand(tmp_path: Path) -> None:
 
 
 def test_students_with_a_tokenizer_of_their_own_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(estimate, "mean_tokens", lambda data: 10.0)
+    monkeypatch.setattr(estimate, "mean_tokens", lambda rows, limit: 10.0)
     shapes = {}
     for choice in ("bilstm", "textcnn"):
         _, data, config = texts(tmp_path, f"student={choice}", "student.vocab_size=500")
@@ -69,7 +70,7 @@ def test_students_with_a_tokenizer_of_their_own_by_hand(tmp_path: Path, monkeypa
 
 def test_an_encoder_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, data, config = texts(tmp_path)
-    monkeypatch.setattr(estimate, "mean_tokens", lambda data: 10.0)
+    monkeypatch.setattr(estimate, "mean_tokens", lambda rows, limit: 10.0)
     shape = model_shape(config.teacher, data)
     layer = 10 * (4 * 32 * 32 + 2 * 32 * 64) + 2 * 10 * 10 * 32  # projections, feed-forward; scores and their use
     head = 32 * 32 + 32 * 2  # pooler and classifier, on one token
@@ -84,9 +85,9 @@ def test_an_encoder_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_words_become_tokens(tmp_path: Path) -> None:
     _, data, _ = texts(tmp_path)
-    longest = estimate._mean_tokens_of(data.splits["train"], 128)
+    longest = mean_tokens(data.splits["train"], 128)
     assert 2 + 2 * 1.15 < longest < 2 + 13 * 1.15
-    assert estimate._mean_tokens_of(data.splits["train"], 4) <= 4
+    assert mean_tokens(data.splits["train"], 4) <= 4
 
 
 def test_training_scales_with_rows_and_epochs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,7 +137,7 @@ def test_timing_by_hand(
 ) -> None:
     """Two million operations a second at half efficiency: a row of a thousand takes a millisecond."""
     estimator, data, config = texts(tmp_path)
-    monkeypatch.setattr(estimate, "mean_tokens", lambda data: 10.0)
+    monkeypatch.setattr(estimate, "mean_tokens", lambda rows, limit: 10.0)
     teacher = model_shape(config.teacher, data)
     estimator.shapes["artifact"] = replace(teacher, flops=1000 * milliseconds)
     variant: Any = SimpleNamespace(

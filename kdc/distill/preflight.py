@@ -11,14 +11,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from kdc.data.lengths import mean_tokens
 from kdc.distill.terms.base import Term, all_problems
 from kdc.errors import KdcError
 from kdc.models.spec import ModelConfig, StudentConfig, TeacherConfig
+from kdc.tasks.base import Task
 
 if TYPE_CHECKING:
     from kdc.distill.settings import DistillConfig
+    from kdc.models.settings import Needs
     from kdc.models.taps import Outline
-    from kdc.stages import Data
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,8 @@ class Pairing:
 class Preflight:
     """Looks at the models of one run; a model that takes after another (layers, tokenizer) is described after it."""
 
-    def __init__(self, data: Data, distill: DistillConfig) -> None:
-        self.data, self.distill = data, distill
+    def __init__(self, needs: Needs, distill: DistillConfig) -> None:
+        self.needs, self.distill = needs, distill
         self._settings: dict[str, Any] = {}
         self._vocabularies: dict[str, str | None] = {}
 
@@ -43,8 +45,8 @@ class Preflight:
         """Note what `config` comes to, as `name`; layers and tokenizer may be those of `after`."""
         from kdc.models.settings import model_settings
 
-        self._settings[name] = model_settings(config, self.data, self._settings[after] if after else None)
-        self._vocabularies[name] = _vocabulary(config, self.data, self._vocabularies[after] if after else None)
+        self._settings[name] = model_settings(config, self.needs, self._settings[after] if after else None)
+        self._vocabularies[name] = _vocabulary(config, self.needs.task, self._vocabularies[after] if after else None)
 
     def pair(self, student: str, teachers: Sequence[str], terms: Mapping[str, Term]) -> Pairing:
         """What these terms make of a student and its teachers; KdcError with every problem."""
@@ -60,8 +62,7 @@ class Preflight:
         if not theirs or not asks:
             return Pairing(None, {}, cached=False, note="")
         wanted = wanted_signals(terms.values(), ours, theirs[0])
-        rows = self.data.splits["train"]
-        size = signal_bytes(theirs[0], wanted, len(rows), self._tokens())
+        size = signal_bytes(theirs[0], wanted, len(self.needs.train), self._tokens())
         budget = self.distill.cache_gb * 1e9
         only_logits = set(wanted) == {"logits"}
         cached = self.distill.signals == "cached" or (
@@ -81,14 +82,13 @@ class Preflight:
         from kdc.quiet import quiet
 
         with torch.device("meta"):
-            model = draw_model(self._settings[name], self.data.task, name)
+            model = draw_model(self._settings[name], self.needs.task, name)
         with quiet():
             return outline(model, signals, name=f"the {name}", vocabulary=self._vocabularies[name])
 
     def _tokens(self) -> float:
-        from kdc.estimate import mean_tokens
-
-        return mean_tokens(self.data) or 0.0
+        texts = self.needs.task.modality == "text"
+        return mean_tokens(self.needs.train, self.needs.max_length) if texts else 0.0
 
 
 def refuse(problems: Sequence[str]) -> None:
@@ -107,9 +107,9 @@ def logits_alone(terms: Mapping[str, Term], who: str) -> Iterator[str]:
             yield f"loss.terms.{key}: {term.name} reads {more[0]}, but {who} share their logits only"
 
 
-def _vocabulary(config: ModelConfig, data: Data, inherited: str | None) -> str | None:
+def _vocabulary(config: ModelConfig, task: Task, inherited: str | None) -> str | None:
     """What tells apart how texts are cut into tokens; None where there are none."""
-    if data.task.modality != "text":
+    if task.modality != "text":
         return None
     from kdc.hub import model_folder
 

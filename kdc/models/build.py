@@ -8,12 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdc.data.examples import Examples
 from kdc.errors import KdcError
 from kdc.hub import model_folder
 from kdc.models.checkpoint import TEXT_INPUTS, checkpoint_encoder, positions, text_inputs
 from kdc.models.layers import copy_layers, layer_map, layer_stack
-from kdc.models.settings import architecture_settings, draw_model, one_line
+from kdc.models.settings import Needs, architecture_settings, draw_model, one_line
 from kdc.models.spec import PLAIN_NETS, ModelConfig, StudentConfig, TeacherConfig
 from kdc.quiet import quiet
 from kdc.tasks.base import Encoder, Task
@@ -31,20 +30,6 @@ class Built:
     encoder: Encoder
     new_head: bool
     notes: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Needs:
-    """What the data asks of a model: its labels in order, its rows (for a tokenizer from scratch), its input sizes."""
-
-    task: Task
-    train: Examples
-    max_length: int
-    image_size: int | None
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        return self.train.labels
 
 
 def build_model(config: ModelConfig, role: str, needs: Needs, *, teacher: Built | None = None) -> Built:

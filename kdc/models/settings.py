@@ -6,32 +6,45 @@ import copy
 import textwrap
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from kdc.data.examples import Examples
 from kdc.errors import KdcError, did_you_mean
 from kdc.models.spec import ModelConfig, StudentConfig, TeacherConfig
 from kdc.quiet import quiet
 from kdc.tasks.base import Task
 
-if TYPE_CHECKING:
-    from kdc.stages import Data
+
+@dataclass(frozen=True)
+class Needs:
+    """What the data asks of a model: its labels in order, its rows (for a tokenizer from scratch), its input sizes."""
+
+    task: Task
+    train: Examples
+    max_length: int
+    image_size: int | None
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return self.train.labels
 
 
-def model_settings(config: ModelConfig, data: Data, teacher: Any | None) -> Any:
+def model_settings(config: ModelConfig, needs: Needs, teacher: Any | None) -> Any:
     """The config of the model, with what it takes from the data or from its teacher's (None: it is the teacher)."""
     from transformers import AutoConfig
 
     from kdc.hub import model_folder
 
-    data.task.model_class()  # teaches transformers the plain nets
+    needs.task.model_class()  # teaches transformers the plain nets
     role = "teacher" if isinstance(config, TeacherConfig) else "student"
     if config.path is not None:
         folder, _ = model_folder(config.path, config.revision, f"{role}.path")
-        return AutoConfig.from_pretrained(folder, num_labels=len(data.labels))
+        return AutoConfig.from_pretrained(folder, num_labels=len(needs.labels))
     if config.architecture is not None:
-        sizes = {"num_labels": len(data.labels), **_sizes(config, data, teacher)}
+        sizes = {"num_labels": len(needs.labels), **_sizes(config, needs, teacher)}
         return architecture_settings(config.architecture, role, sizes)
     assert isinstance(config, StudentConfig)
     assert teacher is not None
@@ -75,10 +88,10 @@ def one_line(error: BaseException) -> str:
     return textwrap.shorten(str(error) or type(error).__name__, 200, placeholder=" ...")
 
 
-def _sizes(config: ModelConfig, data: Data, teacher: Any | None) -> dict[str, Any]:
+def _sizes(config: ModelConfig, needs: Needs, teacher: Any | None) -> dict[str, Any]:
     """What a model from scratch takes from the data; a student's tokenizer is its teacher's unless it has its own."""
-    if data.task.modality == "text":
+    if needs.task.modality == "text":
         own = getattr(config, "vocab_size", None)
         return {"vocab_size": own if own is not None or teacher is None else teacher.vocab_size}
-    side, _, channels = np.asarray(data.splits["train"]["image"][0]).shape
-    return {"image_size": data.image_size or side, "num_channels": channels}
+    side, _, channels = np.asarray(needs.train["image"][0]).shape
+    return {"image_size": needs.image_size or side, "num_channels": channels}

@@ -19,6 +19,7 @@ from kdc.data.examples import Examples, Splits
 from kdc.errors import KdcError
 from kdc.manifest import stage_key
 from kdc.measure import machine_lock
+from kdc.models.settings import Needs
 from kdc.models.spec import ModelConfig
 from kdc.screen import Screen
 from kdc.store import Published, Store
@@ -122,6 +123,10 @@ class Data:
     def lesson(self) -> Examples:
         """The rows that students learn from."""
         return self.transfer.rows if self.transfer is not None and self.transfer.rows else self.splits["train"]
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(self.task, self.splits["train"], self.max_length, self.image_size)
 
     @property
     def shape(self) -> dict[str, Any]:

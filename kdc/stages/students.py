@@ -21,7 +21,6 @@ from kdc.stages.training import (
     Teaching,
     checkpoint_identity,
     model_step,
-    needs,
     training_parts,
 )
 from kdc.store import Published
@@ -94,12 +93,12 @@ def student_step(pupil: Pupil, distill: DistillConfig, data: Data, world: World)
 
         set_seed(pupil.seed)
         origin = load_model(pupil.origin.path / MODEL, data.task)
-        built = build_model(config, "student", needs(data), teacher=origin)
+        built = build_model(config, "student", data.needs, teacher=origin)
         if pupil.fresh:
             built = redrawn(built)
         for line in built.notes:
             world.screen.say(line)
-        peers = {name: build_model(peer, "student", needs(data), teacher=origin) for name, peer in pupil.peers.items()}
+        peers = {name: build_model(peer, "student", data.needs, teacher=origin) for name, peer in pupil.peers.items()}
         source = _source(pupil, distill, data)
         lesson = Teaching(data, pupil.terms, source, pupil.outlines, tuple(distill.audit), peers)
         record = lesson.teach(built, settings, pupil.seed, scratch, world, pupil.role)

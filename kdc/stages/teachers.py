@@ -15,7 +15,6 @@ from kdc.stages.training import (
     Teaching,
     checkpoint_identity,
     model_step,
-    needs,
     training_parts,
 )
 from kdc.store import Published
@@ -48,7 +47,7 @@ def teacher_step(config: TeacherConfig, data: Data, train: TrainConfig, seed: in
         from kdc.models.build import build_model
 
         set_seed(seed)
-        built = build_model(config, "teacher", needs(data))
+        built = build_model(config, "teacher", data.needs)
         if built.new_head and not trains:
             raise KdcError("teacher.path: the files lack the weights of the head", "train one: teacher.train=always")
         if not trains:

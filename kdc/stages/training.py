@@ -111,9 +111,3 @@ def checkpoint_identity(config: ModelConfig, role: str, task: Task) -> tuple[Any
         files = sorted({file for pattern in NEEDED for file in folder.glob(pattern)})
         identity = {file.name: sha256(file) for file in files}
     return identity, bool(checkpoint_labels(folder, task))
-
-
-def needs(data: Data) -> Any:
-    from kdc.models.build import Needs
-
-    return Needs(data.task, data.splits["train"], data.max_length, data.image_size)

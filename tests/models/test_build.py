@@ -15,7 +15,8 @@ import torch
 from kdc.data.examples import Examples
 from kdc.errors import KdcError
 from kdc.export.modules import graph_callables
-from kdc.models.build import Built, Needs, build_model, checkpoint_labels, load_model, match_labels, save_model
+from kdc.models.build import Built, build_model, checkpoint_labels, load_model, match_labels, save_model
+from kdc.models.settings import Needs
 from kdc.models.spec import StudentConfig, TeacherConfig
 from kdc.tasks.image import ImageEncoder
 from kdc.tasks.text import TextEncoder
