@@ -139,15 +139,18 @@ class Arrangement:
         others = [(seed, self._again(pupil, seed, f"student seed {seed}")) for seed in seeds[1:]]
         arms = [Arm(STUDENT, ((config.seed, self._model(STUDENT)), *others))]
         if config.control:
-            # as many steps as the student takes, which may learn from other rows than the labelled ones
-            epochs = config.train.epochs * len(self.data.lesson) / len(self.labelled.lesson)
+            # as many steps and validations as the student has, which may learn from other rows than the labelled ones
+            longer = len(self.data.lesson) / len(self.labelled.lesson)
+            train = config.train
+            budget = {"epochs": train.epochs * longer, "evaluations": train.evaluations / longer}
             alone = replace(
                 pupil, terms={"hard": HardLabels(name="hard")}, teachers=(), wanted=None, outlines=None, peers={},
-                train=config.train.model_copy(update={"epochs": epochs}),
+                train=train.model_copy(update=budget if longer != 1 else {}),
             )  # fmt: skip
-            controls = {SCRATCH: replace(alone, fresh=True)}
-            if not config.student.from_scratch:
-                controls = {HARD: alone, **controls}
+            # a student from scratch is its own second control: the same random weights
+            controls = {HARD: alone, SCRATCH: replace(alone, fresh=True)}
+            if config.student.from_scratch:
+                controls = {SCRATCH: alone}
             for name, control in controls.items():
                 made = [
                     (seed, self._again(control, seed, f"control {name}, seed {seed}", self.labelled)) for seed in seeds
@@ -183,7 +186,8 @@ class Arrangement:
             raise KdcError(
                 f"loss.terms: {' and '.join(self.silenced)} need labels, which no row has", "add kl: loss=kd"
             )
-        preflight = Preflight(self.data.needs, config.distill)
+        transfer_identity(config.dataset, config.data_dir)  # its files are there and can be read
+        preflight = Preflight(self.data.needs)
         preflight.describe(TEACHER, config.teacher)
         for name, other in config.distill.teachers.items():
             preflight.describe(name, other)
@@ -198,8 +202,8 @@ class Arrangement:
 
     def _pupil(self, learner: Learner) -> Pupil:
         pairing = self.pairings[learner.name]
-        if pairing.note:
-            self.world.screen.say(f"  {pairing.note}")
+        if note := pairing.note(self.config.distill, len(self.data.lesson)):
+            self.world.screen.say(f"  {note}")
         taught = [Taught(master, self._model(master), self._signals(master, pairing)) for master in learner.masters]
         return Pupil(
             role=learner.name,
@@ -221,7 +225,7 @@ class Arrangement:
         return stages.student_step(pupil, self.config.distill, data or self.data, self.world)
 
     def _signals(self, master: str, pairing: Pairing) -> Published | None:
-        if not pairing.cached:
+        if not pairing.cached(self.config.distill, len(self.data.lesson)):
             return None
         top_k = self.config.distill.top_k
         return self.enter(

@@ -97,6 +97,9 @@ def _train(config: RunConfig) -> Iterator[str]:
     for role, model in _models(config).items() if config.train.gradient_checkpointing else ():
         if model.architecture is not None and model.architecture.get("model_type") in PLAIN_NETS:
             yield f"train.gradient_checkpointing: the {role} {model.name} cannot do it; set it to false"
+    for key, term in config.loss.terms.items() if config.train.accumulate > 1 else ():
+        if not term.by_row and term.reads != {"weights"}:
+            yield f"loss.terms.{key}: {term.name} compares rows, which parts keep apart; set train.accumulate=1"
     for key, term in config.loss.terms.items() if config.train.compile else ():
         if "input_gradients" in term.reads_of_teacher:
             yield f"loss.terms.{key}: {term.name} differentiates twice, a compiled model once; set train.compile=false"
@@ -132,12 +135,17 @@ def _arrangement(config: RunConfig) -> Iterator[str]:
     distill = config.distill
     names = [*distill.teachers, *distill.assistants, *distill.peers]
     for name in names:
-        if name in ("teacher", "student") or names.count(name) > 1 or not re.fullmatch(r"[\w-]+", name):
+        taken = name in ("teacher", "student") or names.count(name) > 1 or re.fullmatch(r"generation\d+", name)
+        if taken or not re.fullmatch(r"[\w-]+", name):
             yield f"distill: '{name}' cannot name a model; take a word that no other model of the run is called by"
     for name in distill.teacher_weights:
         if name not in ("teacher", *distill.teachers):
             known = did_you_mean(name, ["teacher", *distill.teachers])
             yield f"distill.teacher_weights.{name}: no teacher is called so; {known}"
+    if not distill.teachers and (distill.teacher_weights or distill.combine != "mean"):
+        yield "distill.combine, distill.teacher_weights: there is one teacher; add more to distill.teachers"
+    if distill.top_k is not None and distill.signals == "online":
+        yield "distill.top_k: what is asked batch by batch is not cached; set it to null"
     others = [key for key in ("teachers", "assistants") if getattr(distill, key)]
     others += ["generations"] if distill.generations > 1 else []
     if distill.peers and others:

@@ -50,6 +50,13 @@ def start() -> None:
     torch.distributed.init_process_group("nccl" if on_gpu else "gloo", timeout=PATIENCE)
 
 
+def device() -> Any:
+    """Where this process computes: its GPU, or the CPU where there is none."""
+    import torch
+
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+
+
 def broadcast(value: Any = None) -> Any:
     """What rank 0 passes, on every rank; waits until all have called it."""
     if world_size() == 1:
@@ -58,8 +65,7 @@ def broadcast(value: Any = None) -> Any:
 
     start()
     box = [value]
-    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
-    torch.distributed.broadcast_object_list(box, src=0, device=device)
+    torch.distributed.broadcast_object_list(box, src=0, device=device())
     return box[0]
 
 

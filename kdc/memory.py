@@ -25,7 +25,8 @@ def kept_memory() -> Iterator[None]:
         yield
         return
     for parameter, value in KEPT.items():
-        library.mallopt(parameter, value)
+        if not library.mallopt(parameter, value):
+            library.mallopt(parameter, AFTERWARDS[parameter])  # older ones refuse to keep more
     try:
         yield
     finally:

@@ -1,6 +1,8 @@
 """What a source yields and a task reads: columns of equal length with label names. No torch, no downloads."""
 
 import hashlib
+import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -99,14 +101,20 @@ def joined(*parts: Examples) -> Examples:
 
 
 def loose_ids(examples: Examples) -> list[str]:
-    """`ids` to which white space in texts makes no difference."""
+    """`ids` to which only letters and digits of texts make a difference, whatever their case (and brackets' names).
+
+    Collections write one sentence in many ways: spaces, quotes and brackets (`-lrb-` of treebanks) differ between them.
+    """
     inputs = {name: examples[name] for name in examples.inputs}
     return Examples(
-        {
-            name: column if name == "image" else [" ".join(text.split()) for text in column]
-            for name, column in inputs.items()
-        }
+        {name: column if name == "image" else [_letters(text) for text in column] for name, column in inputs.items()}
     ).ids
+
+
+def _letters(text: str) -> str:
+    """Of a text without any, all that is no white space."""
+    plain = unicodedata.normalize("NFKD", text.casefold())
+    return re.sub(r"-[lr][rsc]b-|[\W_]", "", plain) or "".join(text.split())
 
 
 def _hash_row(values: Sequence[Any]) -> str:

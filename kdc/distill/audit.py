@@ -5,7 +5,6 @@ A weight means little by itself: a term whose gradient is lost among the others'
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,8 +14,6 @@ from kdc import distributed
 from kdc.distill.cohort import Cohort
 from kdc.distill.distiller import Distiller
 
-UNHEARD = 0.01
-"""A term with less than this share of the gradient has no say."""
 MARK = "audit"
 
 
@@ -32,6 +29,9 @@ def audit(
     parameters = [parameter for parameter in distiller.student.parameters() if parameter.requires_grad]
     devices = [parameters[0].device] if parameters[0].is_cuda else []
     before = [(buffer, buffer.clone()) for buffer in distiller.buffers()]
+    compiled = [(module, module._compiled_call_impl) for module in distiller.modules() if module._compiled_call_impl]
+    for module, _ in compiled:
+        module._compiled_call_impl = None  # its backward runs once, and one a term is needed
     own = share / float(distributed.total(torch.tensor(share, device=parameters[0].device)))
     found: dict[str, float] = {}
     with torch.random.fork_rng(devices):
@@ -42,6 +42,8 @@ def audit(
             values = distributed.total(own * torch.stack([raw, weighted]).detach().float())
             found |= {f"{key}/raw": float(values[0]), f"{key}/weighted": float(values[1])}
             found[f"{key}/gradient"] = float(norm)
+    for module, impl in compiled:
+        module._compiled_call_impl = impl
     with torch.no_grad():
         for buffer, saved in before:
             buffer.copy_(saved)
@@ -76,20 +78,3 @@ def audits(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
         }
         found.append({"step": row["step"], "terms": terms})
     return found
-
-
-def warnings(found: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A line for every term that was not heard, at the first audit where it weighed anything."""
-    lines: list[str] = []
-    told: set[str] = set()
-    for one in found:
-        for key, term in one["terms"].items():
-            if key in told or term["weighted"] == 0 or len(one["terms"]) == 1:
-                continue
-            if term["gradient_share"] < UNHEARD:
-                told.add(key)
-                lines.append(
-                    f"loss.terms.{key} has {term['gradient_share']:.2%} of the gradient at step {one['step']}: "
-                    f"it teaches next to nothing; raise loss.terms.{key}.weight or switch it off"
-                )
-    return lines

@@ -61,7 +61,8 @@ class Part:
 class Parts(Sampler[Part]):
     """The batches of `batch_sampler`, each dealt out to `world` processes and `accumulate` parts: those of `rank`.
 
-    Gradients of parts and processes are averaged, so a part counts by its rows, and the result is that of the batch.
+    Gradients of parts and processes are averaged, so a part counts by its rows, and the result is that of the batch,
+    but for means over labelled rows, which are taken part by part where some rows have no label.
     """
 
     def __init__(self, batch_sampler: LengthBuckets, *, accumulate: int = 1, rank: int = 0, world: int = 1) -> None:

@@ -6,16 +6,14 @@ is told at once.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from kdc.data.lengths import mean_tokens
 from kdc.distill.terms.base import Term, all_problems
 from kdc.errors import KdcError
 from kdc.models.spec import ModelConfig, StudentConfig, TeacherConfig
-from kdc.tasks.base import Task
 
 if TYPE_CHECKING:
     from kdc.distill.settings import DistillConfig
@@ -27,26 +25,49 @@ if TYPE_CHECKING:
 class Pairing:
     """A student and whoever teaches it, seen before they exist."""
 
-    outlines: tuple[Outline, Outline] | None
-    wanted: Mapping[str, Sequence[int]]
-    cached: bool
-    note: str
+    outlines: tuple[Outline, Outline] | None = None
+    wanted: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    row_bytes: float = 0.0
+    """About what the signals of one row take on disk."""
+    reading: str = ""
+
+    def cached(self, distill: DistillConfig, rows: int) -> bool:
+        """Whether the signals of so many rows are kept on disk: they must fit; logits alone always do."""
+        fit = set(self.wanted) == {"logits"} or self.row_bytes * rows <= distill.cache_gb * 1e9
+        return distill.signals == "cached" or (distill.signals == "auto" and fit)
+
+    def note(self, distill: DistillConfig, rows: int) -> str:
+        """What is read of whom and how; empty where nothing is."""
+        if not self.wanted:
+            return ""
+        how = "cached" if self.cached(distill, rows) else "asked batch by batch"
+        against = f" against distill.cache_gb={distill.cache_gb:g}"
+        budgeted = distill.signals == "auto" and set(self.wanted) != {"logits"}
+        return f"{self.reading}: {how}, about {_size(self.row_bytes * rows)}{against if budgeted else ''}"
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """What tells apart how texts are cut, and the most tokens that it makes of one."""
+
+    vocabulary: str
+    max_length: int
 
 
 class Preflight:
     """Looks at the models of one run; a model that takes after another (layers, tokenizer) is described after it."""
 
-    def __init__(self, needs: Needs, distill: DistillConfig) -> None:
-        self.needs, self.distill = needs, distill
+    def __init__(self, needs: Needs) -> None:
+        self.needs = needs
         self._settings: dict[str, Any] = {}
-        self._vocabularies: dict[str, str | None] = {}
+        self._tokenizers: dict[str, Tokenizer | None] = {}
 
     def describe(self, name: str, config: ModelConfig, *, after: str | None = None) -> None:
         """Note what `config` comes to, as `name`; layers and tokenizer may be those of `after`."""
         from kdc.models.settings import model_settings
 
         self._settings[name] = model_settings(config, self.needs, self._settings[after] if after else None)
-        self._vocabularies[name] = _vocabulary(config, self.needs.task, self._vocabularies[after] if after else None)
+        self._tokenizers[name] = _tokenizer(config, self.needs, self._tokenizers[after] if after else None)
 
     def pair(self, student: str, teachers: Sequence[str], terms: Mapping[str, Term]) -> Pairing:
         """What these terms make of a student and its teachers; KdcError with every problem."""
@@ -60,31 +81,29 @@ class Preflight:
         problems += list(logits_alone(terms, "several teachers")) if len(teachers) > 1 else []
         refuse(problems)
         if not theirs or not asks:
-            return Pairing(None, {}, cached=False, note="")
+            return Pairing()
         wanted = wanted_signals(terms.values(), ours, theirs[0])
-        size = signal_bytes(theirs[0], wanted, len(self.needs.train), self._tokens())
-        budget = self.distill.cache_gb * 1e9
-        only_logits = set(wanted) == {"logits"}
-        cached = self.distill.signals == "cached" or (
-            self.distill.signals == "auto" and (only_logits or size <= budget)
-        )
-        how = "cached" if cached else "asked batch by batch"
-        note = f"{student} reads {_listed(wanted)} of {' and '.join(teachers)}: {how}, about {_size(size)}"
-        if self.distill.signals == "auto" and not only_logits:
-            note += f" against distill.cache_gb={self.distill.cache_gb:g}"
-        return Pairing((ours, theirs[0]), wanted, cached, note)
+        row_bytes = signal_bytes(theirs[0], wanted, self._tokens())
+        reading = f"{student} reads {_listed(wanted)} of {' and '.join(teachers)}"
+        return Pairing((ours, theirs[0]), wanted, row_bytes, reading)
 
     def _outline(self, name: str, signals: set[str]) -> Outline:
         import torch
 
+        from kdc.models.checkpoint import positions
         from kdc.models.settings import draw_model
         from kdc.models.taps import outline
         from kdc.quiet import quiet
 
         with torch.device("meta"):
             model = draw_model(self._settings[name], self.needs.task, name)
+        tokenizer = self._tokenizers[name]
         with quiet():
-            return outline(model, signals, name=f"the {name}", vocabulary=self._vocabularies[name])
+            seen = outline(model, signals, name=f"the {name}", vocabulary=tokenizer.vocabulary if tokenizer else None)
+        if tokenizer is None:
+            return seen
+        limit = positions(self._settings[name], tokenizer.max_length)
+        return replace(seen, max_length=min(tokenizer.max_length, limit))
 
     def _tokens(self) -> float:
         texts = self.needs.task.modality == "text"
@@ -107,27 +126,26 @@ def logits_alone(terms: Mapping[str, Term], who: str) -> Iterator[str]:
             yield f"loss.terms.{key}: {term.name} reads {more[0]}, but {who} share their logits only"
 
 
-def _vocabulary(config: ModelConfig, task: Task, inherited: str | None) -> str | None:
-    """What tells apart how texts are cut into tokens; None where there are none."""
-    if task.modality != "text":
+def _tokenizer(config: ModelConfig, needs: Needs, inherited: Tokenizer | None) -> Tokenizer | None:
+    """That of the model that `config` describes; None where rows are no texts."""
+    if needs.task.modality != "text":
         return None
-    from kdc.hub import model_folder
-
     if config.path is not None:
-        role = "teacher" if isinstance(config, TeacherConfig) else "student"
-        folder, _ = model_folder(config.path, config.revision, f"{role}.path")
-        files = [folder / name for name in ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "spiece.model")]
-        digest = hashlib.sha256()
-        for file in files:
-            # tokenizer.json alone decides where it is there: checkpoints of one family differ in what else they bring
-            if file.exists():
-                digest.update(file.read_bytes())
-                break
-        return digest.hexdigest()
+        from kdc.hub import model_folder
+        from kdc.models.checkpoint import TEXT_INPUTS, checkpoint_encoder
+        from kdc.tasks.text import TextEncoder
+
+        where = f"{'teacher' if isinstance(config, TeacherConfig) else 'student'}.path"
+        folder, _ = model_folder(config.path, config.revision, where)
+        encoder = checkpoint_encoder(
+            folder, needs.task, where=f"{where}: ", inputs=TEXT_INPUTS, max_length=needs.max_length
+        )
+        assert isinstance(encoder, TextEncoder)
+        return Tokenizer(encoder.vocabulary, encoder.max_length)
     own = getattr(config, "vocab_size", None)
     if isinstance(config, StudentConfig) and own is None:
         return inherited
-    return f"wordpiece of {own} pieces"
+    return Tokenizer(f"wordpiece of {own} pieces", needs.max_length)
 
 
 def _listed(wanted: Mapping[str, Sequence[int]]) -> str:
@@ -136,5 +154,5 @@ def _listed(wanted: Mapping[str, Sequence[int]]) -> str:
     )
 
 
-def _size(size: int) -> str:
+def _size(size: float) -> str:
     return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
+from kdc.distill.schedules import Share
 from kdc.errors import did_you_mean
 from kdc.models.spec import StudentConfig, TeacherConfig
 from kdc.registry import Component
@@ -11,8 +12,6 @@ from kdc.registry import Component
 FROM_SCRATCH, FROM_WEIGHTS = 1e-3, 1e-4
 
 TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
-
-Share = Annotated[float, Field(ge=0, le=1)]
 
 
 def _known_trackers(names: list[str]) -> list[str]:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kdc import distributed
 from kdc.data.examples import Examples
 from kdc.distill.terms.base import Term
 from kdc.memory import kept_memory
@@ -56,7 +59,7 @@ class OnlineSignals:
 
     def __init__(self, teacher: Built, encoded: Encoded, wanted: Wanted) -> None:
         self.encoder, self.encoded, self.wanted = teacher.encoder, encoded, wanted
-        self.model = teacher.model.eval()
+        self.model = teacher.model.to(distributed.device()).eval()
         self._taps = Taps(self.model, wanted)
 
     def __call__(self, rows: Sequence[int]) -> dict[str, Any]:
@@ -67,9 +70,9 @@ class OnlineSignals:
             said = self._taps(inputs)
         return {signal: _only(said[signal], layers) for signal, layers in self.wanted.items()}
 
-    def to(self, device: torch.device) -> OnlineSignals:
-        self.model.to(device)
-        return self
+    def close(self) -> None:
+        """Leave the model as it was."""
+        self._taps.close()
 
 
 class CachedSignals:
@@ -153,7 +156,7 @@ def compute_signals(
     has_tokens = "attention_mask" in teacher.encoder.collate(encoded[:1])
     writer = _Writer(folder, sizes if has_tokens else None, len(ids), wanted, top_k)
     source = OnlineSignals(teacher, encoded, wanted)
-    with kept_memory():
+    with kept_memory(), closing(source):
         for rows in batches if batches is not None else _of_like_length(list(place), teacher.encoder, encoded):
             said = source(rows)
             for i, row in enumerate(rows):
@@ -230,18 +233,19 @@ class _Writer:
         return self._files[name]
 
 
-def signal_bytes(teacher: Outline, wanted: Wanted, rows: int, tokens: float) -> int:
-    """About how much disk these signals of so many rows take, at so many tokens a row (0: rows have no tokens)."""
-    from kdc.models.taps import LENGTH
-
+def signal_bytes(teacher: Outline, wanted: Wanted, tokens: float) -> float:
+    """About how much disk these signals of one row take, at so many tokens a row (0: rows have no tokens)."""
     total = 0.0
     for signal, layers in wanted.items():
         for layer in layers or (0,):
-            values = 1.0
-            for size in teacher.shapes[signal][layer][1:]:
-                values *= tokens if tokens and size == LENGTH else size
-            total += 4 * values * rows
-    return round(total)
+            shape = teacher.shapes[signal][layer][1:]
+            if tokens and signal == "attentions":
+                total += 4 * shape[0] * tokens**2
+            elif tokens and len(shape) == 2:
+                total += 4 * tokens * shape[1]
+            else:
+                total += 4 * math.prod(shape)
+    return total
 
 
 def on_device(signals: Mapping[str, Any], device: torch.device) -> dict[str, Any]:

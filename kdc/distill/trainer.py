@@ -100,10 +100,11 @@ def train(
     targets = lesson.task.targets(lesson.train, encoded) if any(t.needs_labels for t in terms.values()) else None
     steps = max(1, round(settings.epochs * len(buckets)))
     distiller, collator = _pupils(built, lesson, terms, Collator(built.encoder, encoded, targets=targets))
-    if settings.gradient_checkpointing:
-        _checkpoint_gradients(built.model)
-    if settings.compile:
-        built.model.compile(dynamic=True)
+    for one in (built, *lesson.peers.values()):
+        if settings.gradient_checkpointing:
+            _checkpoint_gradients(one.model)
+        if settings.compile:
+            one.model.compile(dynamic=True)
     saver = Checkpoints(distiller, progress, settings.checkpoint_seconds)
     trainer = _Trainer(
         model=distiller,
@@ -138,7 +139,7 @@ def train(
         trainer.by_row.release()
     done = trainer.state.global_step
     return Train(
-        epochs=settings.epochs,
+        epochs=done / len(buckets),
         steps=done,
         samples_per_second=(done - (resumed_at or 0)) / len(buckets) * len(encoded) / seconds,
         history=[_numbers(row) for row in trainer.state.log_history if not {"train_runtime", MARK} & row.keys()],
@@ -174,7 +175,7 @@ def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
 def _arguments(
     settings: TrainConfig, lesson: Lesson, *, steps: int, epoch_steps: int, scratch: Path, seed: int
 ) -> TrainingArguments:
-    interval = max(1, min(steps, epoch_steps // settings.evaluations))
+    interval = max(1, min(steps, int(epoch_steps / settings.evaluations)))
     precision = precision_used(settings)
     arguments = TrainingArguments(
         output_dir=str(scratch),

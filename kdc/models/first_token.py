@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -29,15 +30,31 @@ def first_token_only(model: Any) -> Iterator[bool]:
     if forward is None or getattr(model.config, "is_decoder", False):
         yield False
         return
-    layer = model.get_submodule(layer_stack(model)[0])[-1]
-    if "forward" in vars(layer):
+    if is_shortened(model):
         yield True  # somebody else's block is open
         return
-    layer.forward = lambda *inputs, **settings: forward(layer, *inputs, **settings)
+    layer = _last(model)
+
+    def shortened(*inputs: Any, **settings: Any) -> Tensor:
+        if layer.gradient_checkpointing and layer.training:  # which `transformers` does in the class's own forward
+            output: Tensor = layer._gradient_checkpointing_func(partial(forward, layer, **settings), *inputs)
+            return output
+        return forward(layer, *inputs, **settings)
+
+    layer.forward = shortened
     try:
         yield True
     finally:
         del layer.forward
+
+
+def is_shortened(model: Any) -> bool:
+    """Whether such a block is open."""
+    return type(model).__name__ in LAST_LAYERS and "forward" in vars(_last(model))
+
+
+def _last(model: Any) -> Any:
+    return model.get_submodule(layer_stack(model)[0])[-1]
 
 
 def _bert_layer(layer: Any, states: Tensor, mask: Tensor | None = None, *_: Any, **__: Any) -> Tensor:

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from kdc.errors import KdcError
-from kdc.models.first_token import first_token_only
+from kdc.models.first_token import first_token_only, is_shortened
 from kdc.models.layers import layer_stack
 from kdc.models.undropped import use_undropped_attention
 
@@ -61,12 +61,14 @@ class Outline:
 
     `shapes` has an entry for every signal that it was asked for and has; one shape a layer. `vocabulary` tells texts
     that are cut into the same tokens (None: the model reads none). `matrices` names the `weights`, in their order.
+    `max_length` is how many tokens it takes.
     """
 
     name: str
     shapes: Mapping[str, tuple[Shape, ...]] = field(default_factory=dict)
     vocabulary: str | None = None
     matrices: tuple[str, ...] = ()
+    max_length: int | None = None
 
     def __contains__(self, signal: str) -> bool:
         return signal in self.shapes
@@ -104,10 +106,13 @@ class Taps:
         self._attention: str | None = None
         if hasattr(model, "set_attn_implementation") and EAGER & set(names):
             self._attention = model.config._attn_implementation
-            use_undropped_attention(model)
+            if not use_undropped_attention(model):
+                self.names = tuple(name for name in self.names if name != "attentions")
         self._shortcut = ExitStack()
         if set(names) <= OF_FIRST_TOKEN:
             self._shortcut.enter_context(first_token_only(model))
+        elif is_shortened(model):
+            raise RuntimeError(f"{', '.join(names)}: the model's last layer is shortened for other signals now")
         self._seen: dict[str, dict[int, Tensor]] = {}
         self._hooks = list(self._install())
 
@@ -161,7 +166,8 @@ class Taps:
                         yield module.register_forward_hook(partial(self._split, wanted, layer))
 
     def _keep(self, signal: str, layer: int, module: nn.Module, inputs: Any, output: Tensor) -> None:
-        self._seen.setdefault(signal, {})[layer] = output
+        # the first call in a forward pass: DeBERTa projects its relative positions after the tokens
+        self._seen.setdefault(signal, {}).setdefault(layer, output)
 
     def _split(self, wanted: list[str], layer: int, module: nn.Module, inputs: Any, output: Tensor) -> None:
         for signal, part in zip(PROJECTIONS, output.chunk(3, dim=-1), strict=True):

@@ -11,17 +11,24 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from kdc.quiet import quiet
+
 UNDROPPED = "kdc_undropped"
 
 
-def use_undropped_attention(model: Any) -> None:
-    """Make a `transformers` model compute its attention so; models that cannot be told how stay as they are."""
+def use_undropped_attention(model: Any) -> bool:
+    """Make a `transformers` model compute its attention so; False for those that cannot be told how (MPNet, DeBERTa):
+    what they return in training is what dropout has left.
+    """
     from transformers import AttentionInterface
     from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
     AttentionInterface.register(UNDROPPED, attend)
     AttentionMaskInterface.register(UNDROPPED, eager_mask)
-    model.set_attn_implementation(UNDROPPED)
+    with quiet():  # it would warn of what is refused here
+        model.set_attn_implementation(UNDROPPED)
+    told: str = model.config._attn_implementation
+    return told == UNDROPPED
 
 
 def attend(module: nn.Module, *states: Tensor, dropout: float = 0.0, **settings: Any) -> tuple[Tensor, Tensor]:

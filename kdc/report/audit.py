@@ -29,18 +29,20 @@ def audit(stage: Stage) -> Grid:
 
 
 def unheard(stage: Stage) -> list[str]:
-    """A line for every term that was not heard where it weighed anything, at the first step that showed it."""
-    told: dict[str, str] = {}
+    """A line for every term that was heard at no audited step, though others were there to be heard.
+
+    Once is enough: a term that finds its student already right, or that its schedule fades out, has taught or will.
+    """
+    most: dict[str, float] = {}
     for at in stage.train.audit if stage.train else []:
         for key, term in at.terms.items() if len(at.terms) > 1 else ():
-            if term.weighted and term.gradient_share < UNHEARD:
-                share = _share(term.gradient_share)
-                told.setdefault(
-                    key,
-                    f"{stage.name}: the term {key} has {share} of the gradient at step {at.step:,} and teaches next to "
-                    "nothing; give it more weight or switch it off",
-                )
-    return list(told.values())
+            most[key] = max(most.get(key, 0.0), term.gradient_share)
+    return [
+        f"{stage.name}: the term {key} never has more than {_share(share)} of the gradient and teaches next to "
+        f"nothing; raise loss.terms.{key}.weight or switch it off"
+        for key, share in most.items()
+        if share < UNHEARD
+    ]
 
 
 def all_unheard(record: RunRecord) -> list[str]:

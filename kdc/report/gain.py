@@ -11,6 +11,8 @@ from kdc.report import table
 from kdc.report.summary import Grid, Row
 from kdc.report.table import Cell
 
+TEACHER, PEERS = ("the teacher", "was"), ("its peers", "were")
+"""Who taught."""
 OVER = {"hard labels": "hard labels", "from scratch": "training from scratch"}
 
 
@@ -32,10 +34,11 @@ class Arm:
 def gain_verdict(record: RunRecord) -> list[str]:
     """A sentence a control, by the primary metric."""
     metric = primary(record)
-    return [sentence(metric, arm.gain, OVER[arm.name]) for arm in arms(record) if arm.gain is not None]
+    who = PEERS if record.config.get("distill", {}).get("peers") else TEACHER
+    return [sentence(metric, arm.gain, OVER[arm.name], who) for arm in arms(record) if arm.gain is not None]
 
 
-def sentence(metric: str, gain: Gain, over: str) -> str:
+def sentence(metric: str, gain: Gain, over: str, who: tuple[str, str] = TEACHER) -> str:
     """`the teacher was worth +1.3 points of accuracy [0.6, 2.0] over hard labels (3 seeds, 1,821 rows)`.
 
     A difference whose interval holds 0 is no gain within noise; what a teacher cost is told as a positive number.
@@ -51,8 +54,8 @@ def sentence(metric: str, gain: Gain, over: str) -> str:
     seeds = f"{gain.seeds} seeds" if gain.seeds > 1 else "one seed, so seeds were not varied"
     on = f"({less}{seeds}, {gain.n:,} rows)"
     return {
-        "gain": f"the teacher was worth {of} over {over} {on}",
-        "harm": f"the teacher cost {of} against {over} {on}",
+        "gain": f"{' '.join(who)} worth {of} over {over} {on}",
+        "harm": f"{who[0]} cost {of} against {over} {on}",
         "no gain within noise": f"no gain within noise: {of} over {over} {on}",
         "no interval": f"{of} over {over}, without an interval {on}",
     }[gain.verdict]

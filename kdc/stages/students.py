@@ -15,7 +15,6 @@ from kdc.distill.settings import DistillConfig, TrainConfig
 from kdc.distill.terms.base import Term
 from kdc.models.spec import StudentConfig
 from kdc.stages.base import MODEL, Data, Step, World, packages
-from kdc.stages.teachers import Wanted
 from kdc.stages.training import (
     Models,
     Teaching,
@@ -56,7 +55,7 @@ class Pupil:
     train: TrainConfig
     seed: int
     teachers: Sequence[Taught] = ()
-    wanted: Wanted | None = None
+    wanted: Mapping[str, Sequence[int]] | None = None
     outlines: tuple[Outline, Outline] | None = None
     fresh: bool = False
     peers: Mapping[str, StudentConfig] = field(default_factory=dict)
@@ -68,18 +67,20 @@ def student_step(pupil: Pupil, distill: DistillConfig, data: Data, world: World)
     settings = pupil.train.at_rate_for(from_scratch=config.from_scratch or pupil.fresh)
     identity, _ = checkpoint_identity(config, "student", data.task)
     parts = {
-        "model": config.model_dump(mode="json", exclude={"name", "path"}),
+        "model": _described(config),
         "checkpoint": identity,
         "origin": pupil.origin.key,
         "fresh": pupil.fresh,
-        "peers": {name: peer.model_dump(mode="json") for name, peer in pupil.peers.items()},
+        "peers": [
+            [key, _described(peer), checkpoint_identity(peer, key, data.task)[0]] for key, peer in pupil.peers.items()
+        ],
         "teachers": {
             taught.name: {"model": taught.model.key, "signals": taught.signals.key if taught.signals else None}
             for taught in pupil.teachers
         },
         "wanted": {signal: list(layers) for signal, layers in (pupil.wanted or {}).items()},
         "combine": _combination(pupil, distill),
-        "terms": [term.model_dump(mode="json") for term in pupil.terms.values()],
+        "terms": [[key, term.model_dump(mode="json")] for key, term in pupil.terms.items()],
         "audit": distill.audit,
         "data": data.shape,
         "training": training_parts(settings, data, pupil.seed),
@@ -105,6 +106,11 @@ def student_step(pupil: Pupil, distill: DistillConfig, data: Data, world: World)
         return {MODEL: built, **{f"{PEERS}/{name}": peer for name, peer in peers.items()}}, record
 
     return model_step("student", config, parts, model, trains=True)
+
+
+def _described(config: StudentConfig) -> dict[str, Any]:
+    """All of it but its name, and the path, for which the checkpoint's identity stands."""
+    return config.model_dump(mode="json", exclude={"name", "path"})
 
 
 def peer_step(cohort: Published, name: str, config: StudentConfig, origin: Published) -> Step:

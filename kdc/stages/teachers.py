@@ -19,8 +19,6 @@ from kdc.stages.training import (
 )
 from kdc.store import Published
 
-Wanted = Mapping[str, Sequence[int]]
-
 
 def teacher_step(config: TeacherConfig, data: Data, train: TrainConfig, seed: int, world: World) -> Step:
     """The teacher, fine-tuned where its head is new: a folder with `model/`."""
@@ -58,7 +56,9 @@ def teacher_step(config: TeacherConfig, data: Data, train: TrainConfig, seed: in
     return model_step("teacher", config, parts, model, trains=trains)
 
 
-def signals_step(teacher: Published, wanted: Wanted, data: Data, world: World, *, top_k: int | None = None) -> Step:
+def signals_step(
+    teacher: Published, wanted: Mapping[str, Sequence[int]], data: Data, world: World, *, top_k: int | None = None
+) -> Step:
     """What the teacher says about every training row, found again by the rows' content."""
     from kdc.distill.signals import content_key
 

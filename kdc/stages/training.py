@@ -67,14 +67,12 @@ def model_step(
     """A step that saves what `models` makes; where it trains, the other processes of the run make it along."""
 
     def build(folder: Path, scratch: Path) -> None:
-        from kdc.distill.audit import warnings
         from kdc.models.build import save_model
 
         found, record = models(scratch)
         for place, built in found.items():
             save_model(built, made(folder / place))
-        told = warnings(record.get("audit", [])) if record else []
-        note(folder, train=record, notes=[*found[MODEL].notes, *told])
+        note(folder, train=record, notes=found[MODEL].notes)
 
     def join(scratch: Path) -> None:
         models(scratch)

@@ -5,6 +5,7 @@ Serving processes load it through `tokenizers` alone: importing `transformers` w
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from kdc.errors import KdcError
 from kdc.export.base import Arrays
 from kdc.tasks.base import Encoded, Encoder
 
+CUTTING = ("model", "normalizer", "pre_tokenizer", "post_processor", "added_tokens")
 TOKENIZER, SETTINGS = "tokenizer.json", "tokenizer_config.json"
 
 
@@ -44,6 +46,13 @@ class TextEncoder(Encoder):
         """The same tokenizer for a model that takes these inputs and no more tokens than this."""
         limit = min(self.max_length, max_length)
         return TextEncoder(self._json, {**self._settings, "model_input_names": list(inputs), "model_max_length": limit})
+
+    @property
+    def vocabulary(self) -> str:
+        """Hash of what decides which tokens a text is cut into: not of lengths, nor of how the file was written."""
+        told = json.loads(self._json)
+        parts = {key: told.get(key) for key in CUTTING}
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     @property
     def vocab_size(self) -> int:

@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional
 
 from kdc.data.examples import Examples
-from kdc.distill.audit import MARK, audit, audits, warnings
+from kdc.distill.audit import MARK, audit, audits
 from kdc.distill.batches import tensors
 from kdc.distill.distiller import Distiller
 from kdc.distill.signals import OnlineSignals, wanted_signals
@@ -19,6 +19,8 @@ from kdc.distill.terms.base import TERMS, Term
 from kdc.distill.terms.logits import ForwardKL, HardLabels
 from kdc.models.build import Built
 from kdc.models.taps import outline
+from kdc.record import Stage
+from kdc.report.audit import unheard
 from tests import tiny
 from tests.distill.trainings import ROWS, differ, run, says, settings, without_dropout
 
@@ -105,22 +107,6 @@ def test_an_audit_of_nothing_but_zeros_has_no_shares() -> None:
     assert (one["step"], one["terms"]["a"]["share"], one["terms"]["a"]["gradient_share"]) == (3, 0.0, 0.0)
 
 
-def found(step: int, **shares: tuple[float, float]) -> dict[str, Any]:
-    """An audit by its terms' weighted values and shares of the gradient."""
-    return {"step": step, "terms": {k: {"weighted": w, "gradient_share": share} for k, (w, share) in shares.items()}}
-
-
-def test_a_term_is_warned_of_once_and_where_it_weighs_anything() -> None:
-    silent, loud = found(0, a=(0.0, 0.0), b=(1.0, 1.0)), found(9, a=(0.5, 0.0099), b=(1.0, 0.9901))
-    [line] = warnings([silent, loud, found(20, a=(0.5, 0.001), b=(1.0, 0.999))])
-    assert line == (
-        "loss.terms.a has 0.99% of the gradient at step 9: it teaches next to nothing; "
-        "raise loss.terms.a.weight or switch it off"
-    )
-    assert warnings([found(0, a=(0.5, 0.01), b=(1.0, 0.99))]) == []
-    assert warnings([found(0, a=(0.5, 0.0))]) == [], "alone there is nobody to be louder"
-
-
 @pytest.mark.parametrize(("weight", "heard"), [(1.0, True), (1e-3, False)])
 def test_a_hidden_state_term_that_is_a_thousand_times_too_small_is_caught(
     weight: float, heard: bool, tmp_path: Path
@@ -133,8 +119,8 @@ def test_a_hidden_state_term_that_is_a_thousand_times_too_small_is_caught(
     _, record = run(
         tmp_path, settings(epochs=1), terms=terms, source=source, built=student, outlines=outlines, audit_at=MOMENTS
     )
-    lines = warnings([one.model_dump() for one in record.audit])
-    assert [line.partition(" ")[0] for line in lines] == ([] if heard else ["loss.terms.hidden"])
+    lines = unheard(Stage(name="student", key="", cached=False, wall_seconds=0, train=record))
+    assert [line.partition(" never")[0] for line in lines] == ([] if heard else ["student: the term hidden"])
 
 
 def test_labels_may_be_missing() -> None:

@@ -11,10 +11,11 @@ from scipy.special import log_softmax, rel_entr, softmax
 from torch import Tensor, nn
 
 from kdc.distill.distiller import Distiller
-from kdc.distill.terms.base import TERMS, Batch, Term, teacher_signals
+from kdc.distill.terms.base import TERMS, Batch, Term
 from kdc.errors import KdcError
 from kdc.models.taps import Outline
 from tests import tiny
+from tests.distill.trainings import teacher_signals
 
 RNG = np.random.default_rng(5)
 STUDENT, TEACHER = RNG.normal(0, 1.5, (4, 3)).astype(np.float32), RNG.normal(0, 2.5, (4, 3)).astype(np.float32)

@@ -13,8 +13,9 @@ from pydantic import BaseModel, ValidationError
 from scipy.special import rel_entr, softmax
 
 from kdc.distill.schedules import Alpha, Scheduled, Temperature, Weight, asks_confidence, extremes, value_at
-from kdc.distill.terms.base import Batch, Term, teacher_signals
+from kdc.distill.terms.base import Batch, Term
 from kdc.distill.terms.logits import ForwardKL, HardLabels
+from tests.distill.trainings import teacher_signals
 
 
 @dataclass

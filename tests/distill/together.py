@@ -15,12 +15,12 @@ import torch
 
 from kdc import distributed
 from kdc.distill.signals import OnlineSignals, wanted_signals
-from kdc.distill.terms.base import TERMS, Term, teacher_signals
+from kdc.distill.terms.base import TERMS, Term
 from kdc.models.build import Built
 from kdc.models.taps import Outline, outline
 from kdc.record import Train
 from tests import tiny
-from tests.distill.trainings import ROWS, KilledError, Weights, run, settings, without_dropout
+from tests.distill.trainings import ROWS, KilledError, Weights, run, settings, teacher_signals, without_dropout
 
 BATCH_SIZE = 13
 """Of 40 rows: three batches that cannot be halved, and one of a single row."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,11 @@ def settings(**changes: Any) -> TrainConfig:
 
 def without_dropout() -> Built:
     return tiny.built_bert(ROWS, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+
+
+def teacher_signals(terms: Iterable[Term]) -> tuple[str, ...]:
+    """What these terms ask of a teacher, sorted."""
+    return tuple(sorted({signal for term in terms for signal in term.asks_of_teacher}))
 
 
 def says(logits: np.ndarray) -> Source:

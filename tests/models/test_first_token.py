@@ -81,6 +81,8 @@ def test_a_signal_of_all_tokens_keeps_the_whole_layer() -> None:
 def test_two_at_once_and_other_models_are_left_in_order() -> None:
     model = build("BertForSequenceClassification")
     first, second = Taps(model, {"logits"}), Taps(model, {"logits"})
+    with pytest.raises(RuntimeError, match=r"^hidden_states: the model's last layer is shortened"):
+        Taps(model, {"hidden_states"})
     first.close()
     second.close()
     assert "forward" not in vars(model.bert.encoder.layer[-1])

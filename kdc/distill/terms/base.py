@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
@@ -104,13 +104,13 @@ def _of(term: Term, student: Outline, teacher: Outline | None) -> Iterator[str]:
             f"{term.name} compares token by token, but {student.name} and {teacher.name} have different tokenizers; "
             "terms on logits work across tokenizers"
         )
+    elif term.by_token and teacher is not None and student.max_length != teacher.max_length:
+        yield (
+            f"{term.name} compares token by token, but {student.name} takes {student.max_length} and {teacher.name} "
+            f"{teacher.max_length}; set dataset.max_length to what both take"
+        )
     elif not missing:
         yield from term.problems(student, teacher)
-
-
-def teacher_signals(terms: Iterable[Term]) -> tuple[str, ...]:
-    """The signals that these terms need of the teacher, sorted."""
-    return tuple(sorted({signal for term in terms for signal in term.asks_of_teacher}))
 
 
 TERMS: Registry[Term] = Registry(

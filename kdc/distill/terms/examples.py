@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 FEATURES = "features"
 
 
-class Relation(Term):
+class BetweenExamples(Term):
     """A term that compares how examples lie to one another for the student and for the teacher.
 
     Both see an example as one vector, by default the features `[rows, width]`; the widths may differ.
@@ -51,7 +51,7 @@ class Relation(Term):
 
 
 @TERMS.register("rkd_distance")
-class RelativeDistances(Relation):
+class RelativeDistances(BetweenExamples):
     """Huber loss of the distances between every two examples, student's against teacher's.
 
     Park et al. 2019 (RKD, arXiv:1904.05068), equations 4 to 7: distances are divided by their mean, each model's by its
@@ -65,7 +65,7 @@ class RelativeDistances(Relation):
 
 
 @TERMS.register("rkd_angle")
-class Angles(Relation):
+class Angles(BetweenExamples):
     """Huber loss of the angles that every three examples form, student's against teacher's.
 
     Park et al. 2019 (RKD, arXiv:1904.05068), equations 7 to 9: the cosine of the angle at one of three different
@@ -80,7 +80,7 @@ class Angles(Relation):
         return _huber(_cosines(student), _cosines(teacher))
 
 
-class SimilarityPreserving(Relation):
+class SimilarityPreserving(BetweenExamples):
     """Squared difference of the similarities between every two examples, student's against teacher's."""
 
     def difference(self, student: Tensor, teacher: Tensor) -> Tensor:

@@ -11,10 +11,11 @@ import torch
 from kdc.compose import compose
 from kdc.config import to_run_config
 from kdc.distill.distiller import Distiller
-from kdc.distill.terms.base import Term, all_problems, teacher_signals
+from kdc.distill.terms.base import Term, all_problems
 from kdc.models.taps import LAYERED, Taps, outline
 from tests import tiny
 from tests.distill.terms.layered import texts
+from tests.distill.trainings import teacher_signals
 
 RECIPES = {
     "distilbert": {"kl", "hard", "hidden"},
