@@ -221,6 +221,10 @@ CHECKED: list[tuple[tuple[str, ...], str]] = [
     (("distill.teacher_weights={techer: 2}",), "distill.teacher_weights.techer: no teacher is called so; did you mean"),
     (("student=none", "+student@distill.peers.a=layers"), "distill: student=none learns nothing"),
     (("dataset.augment={replace: 0.3}",), "dataset.augment.replace: a teacher from scratch has no masked-LM head"),
+    (("distill.combine=confidence",), "distill.combine, distill.teacher_weights: there is one teacher; add more"),
+    (("distill.top_k=2", "distill.signals=online"), "distill.top_k: what is asked batch by batch is not cached"),
+    (("+student@distill.assistants.generation1=layers",), "distill: 'generation1' cannot name a model"),
+    (("train.accumulate=2", "loss=rkd"), "rkd_distance compares rows, which parts keep apart; set train.accumulate=1"),
     (("distill.signals=sometimes",), "distill.signals"),
     (("distill.audit=[1.5]",), "distill.audit"),
     (("distill.cache_gb=0",), "distill.cache_gb"),
@@ -248,3 +252,39 @@ def test_arrangements_that_make_no_sense_are_refused_while_typing(
     with pytest.raises(KdcError) as error:
         runs.config(train, tmp_path, *words)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("dataset.unlabelled=nowhere.txt",), "nowhere.txt"),
+        (
+            (
+                "student=bert_micro", "student.architecture.max_position_embeddings=16", "student.vocab_size=null",
+                "loss.terms.hidden={name: hidden}",
+            ),
+            "loss.terms.hidden: hidden compares token by token, but the student takes 16 and the teacher 128; set",
+        ),
+    ],
+)  # fmt: skip
+def test_it_is_known_before_anything_is_trained(
+    words: tuple[str, ...], message: str, train: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(KdcError) as caught:
+        runs.run(runs.config(train, tmp_path / "cache", *TORCH, *words), tmp_path / "run")
+    assert message in str(caught.value)
+    assert not list((tmp_path / "cache").rglob("model.safetensors"))
+
+
+def test_a_control_is_validated_as_often_as_a_student_of_more_rows(train: Path, cache: Path, tmp_path: Path) -> None:
+    words = ("dataset.augment={mask: 0.3, copies: 3}", "control=true", "train.epochs=2", "train.evaluations=2")
+    record = run(train, cache, tmp_path, *words)
+    trained = {stage.name: stage.train for stage in record.stages if stage.train}
+    assert {"student", "control hard labels, seed 0", "control from scratch, seed 0"} < trained.keys()
+    seen = {
+        name: (one.steps, sum("eval_accuracy" in row for row in one.history))
+        for name, one in trained.items()
+        if name != "teacher"
+    }
+    assert len(set(seen.values())) == 1, seen
+    assert seen["student"][1] == 4

@@ -254,6 +254,26 @@ def test_weights_rewritten_in_place_make_another_teacher(train: Path, checkpoint
     assert (after["data"], after["teacher"] != before["teacher"]) == (before["data"], True)
 
 
+def test_weights_rewritten_in_place_make_another_peer(train: Path, checkpoint: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = shutil.copytree(checkpoint, tmp_path / "peer")
+    words = ("+student@distill.peers.peer=distilbert", f"distill.peers.peer.path={folder}")
+    config = runs.config(train, tmp_path, *words)
+    before = keys(config)
+    weights = load_file(folder / "model.safetensors")
+    weights["classifier.bias"] += 1
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    after = keys(config)
+    assert (after["teacher"], after["student"] != before["student"]) == (before["teacher"], True)
+
+
+def test_the_name_of_a_term_is_in_the_key_for_it_heads_the_history(train: Path, tmp_path: Path) -> None:
+    renamed = ("loss.terms.kl=null", "loss.terms.soft={name: kl, weight: 1.0, temperature: 2.0}")
+    one, other = (keys(runs.config(train, tmp_path, *words)) for words in ((), renamed))
+    assert one["student"] != other["student"]
+
+
 def test_contents_of_the_data_change_all_keys(train: Path, tmp_path: Path) -> None:
     path = tmp_path / "train.csv"
     path.write_bytes(train.read_bytes())

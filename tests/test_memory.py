@@ -47,3 +47,17 @@ def test_elsewhere_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda name: SimpleNamespace())
     with kept_memory():
         assert torch.ones(3).sum() == 3
+
+
+@glibc
+def test_an_older_library_keeps_what_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, int]] = []
+
+    def mallopt(parameter: int, value: int) -> int:
+        asked.append((parameter, value))
+        return int(value <= 32 << 20)
+
+    library = SimpleNamespace(mallopt=mallopt, malloc_trim=lambda pad: 1)
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: library)
+    with kept_memory():
+        assert asked[-1] == (-3, 32 << 20)

@@ -41,8 +41,8 @@ class TrainConfig(Component):
     """Compute activations again in the backward pass instead of keeping them."""
     compile: bool = False
     """Compile the model with torch.compile: minutes at the start, faster steps."""
-    evaluations: PositiveInt = 1
-    """Validations an epoch; the best one's weights are kept."""
+    evaluations: PositiveInt | PositiveFloat = 1
+    """Validations an epoch (0.5: one in two); the best one's weights are kept."""
     patience: PositiveInt | None = None
     """Stop after so many validations without a better one."""
     checkpoint_seconds: PositiveFloat = 60

@@ -175,7 +175,7 @@ def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
 def _arguments(
     settings: TrainConfig, lesson: Lesson, *, steps: int, epoch_steps: int, scratch: Path, seed: int
 ) -> TrainingArguments:
-    interval = max(1, min(steps, int(epoch_steps / settings.evaluations)))
+    interval = max(1, min(steps, round(epoch_steps / settings.evaluations)))
     precision = precision_used(settings)
     arguments = TrainingArguments(
         output_dir=str(scratch),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from torch import nn
 
 from kdc.distill.optimizer import RowAdamW, word_embedding
 from tests import tiny
+from tests.distill.trainings import distance, run, settings, without_dropout
 
 STEPS, ROWS = 60, 40
 
@@ -122,3 +124,18 @@ def test_which_embeddings_it_can_train(monkeypatch: pytest.MonkeyPatch) -> None:
     model.tied.weight = model.get_input_embeddings().weight
     assert word_embedding(model) is None, "its weight is another layer's too"
     assert word_embedding(tiny.built_net(tiny.pictures(4), "cnn").model) is None
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_training_with_it_is_one_without_it(parts: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The trainer brings rows up to date before it validates and saves, clips with it, and lets go in the end."""
+    found = []
+    for least in (1, 10**9):
+        monkeypatch.setattr("kdc.distill.optimizer.LEAST_ROWS", least)
+        built = without_dropout()
+        found.append(run(tmp_path / str(least), settings(accumulate=parts, max_grad_norm=0.5), built=built))
+        assert not built.model.get_input_embeddings().sparse
+    (weights, record), (plain, wanted) = found
+    assert distance(weights, plain) < 1e-5
+    for row, other in zip(record.history, wanted.history, strict=True):
+        assert row == pytest.approx(other, rel=1e-4, abs=1e-6)

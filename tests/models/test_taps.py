@@ -354,3 +354,19 @@ def test_depth_and_width_of_an_outline() -> None:
     assert "features" not in cnn
     with pytest.raises(LookupError, match="no layered signal"):
         _ = Outline("nothing").depth
+
+
+def test_attention_that_cannot_be_told_to_leave_dropout_out_is_no_signal() -> None:
+    sizes = {**SIZES, "vocab_size": 40, "max_position_embeddings": 32}
+    model = transformers.MPNetForSequenceClassification(transformers.MPNetConfig(**sizes))
+    assert "attentions" not in outline(model, {"attentions", "hidden_states"}, name="it")
+    assert "hidden_states" in outline(model, {"attentions", "hidden_states"}, name="it")
+
+
+def test_projections_are_those_of_the_tokens_where_relative_positions_are_projected_too() -> None:
+    sizes = {**SIZES, "vocab_size": 40, "max_position_embeddings": 32}
+    config = transformers.DebertaV2Config(
+        **sizes, relative_attention=True, share_att_key=True, pos_att_type=["c2p", "p2c"], position_buckets=8
+    )
+    seen = outline(transformers.DebertaV2ForSequenceClassification(config), {"queries", "keys"}, name="it")
+    assert set(seen.shapes["queries"] + seen.shapes["keys"]) == {(ROWS, LENGTH, 16)}

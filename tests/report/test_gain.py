@@ -198,3 +198,8 @@ def test_the_saved_record_holds_the_sentences(compared: RunRecord, tmp_path: Pat
     save_run(compared, tmp_path)
     assert RunRecord.load(tmp_path).gain_verdict == texts.gain_verdict(compared)
     assert len(texts.gain_verdict(compared)) == 2
+
+
+def test_where_students_learn_from_one_another_it_is_their_peers_that_are_told_of(compared: RunRecord) -> None:
+    compared.config = {**compared.config, "distill": {"peers": {"peer": {}}}}
+    assert texts.gain_verdict(compared)[0].startswith("its peers were worth +1.3 points of accuracy")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -121,3 +122,13 @@ def test_equal_texts_make_equal_tokenizers_whatever_the_ties() -> None:
     vocabularies = [train_wordpiece(texts, 150).get_vocab() for _ in range(4)]
     assert all(vocabulary == vocabularies[0] for vocabulary in vocabularies)
     assert len(vocabularies[0]) == 150
+
+
+def test_the_vocabulary_is_what_cuts_texts_not_how_it_is_written(encoder: TextEncoder) -> None:
+    told = json.loads(encoder._json)
+    told |= {"truncation": {"max_length": 9, "stride": 0, "strategy": "LongestFirst", "direction": "Right"}}
+    again = TextEncoder(json.dumps(dict(reversed(told.items())), indent=1), encoder._settings)
+    assert again.vocabulary == encoder.vocabulary == encoder.for_model(["input_ids"], max_length=5).vocabulary
+    told["normalizer"] = None
+    others = [TextEncoder(json.dumps(told), encoder._settings), tiny.encoder(tiny.sentences(9))]
+    assert len({encoder.vocabulary, *(other.vocabulary for other in others)}) == 3
