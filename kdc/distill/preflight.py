@@ -34,7 +34,7 @@ class Pairing:
     def cached(self, distill: DistillConfig, rows: int) -> bool:
         """Whether the signals of so many rows are kept on disk: they must fit; logits alone always do."""
         fit = set(self.wanted) == {"logits"} or self.row_bytes * rows <= distill.cache_gb * 1e9
-        return distill.signals == "cached" or (distill.signals == "auto" and fit)
+        return bool(self.wanted) and (distill.signals == "cached" or (distill.signals == "auto" and fit))
 
     def note(self, distill: DistillConfig, rows: int) -> str:
         """What is read of whom and how; empty where nothing is."""
