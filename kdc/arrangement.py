@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from kdc import stages
-from kdc.data.transfer import transfer_identity
+from kdc.data.transfer import check_files
 from kdc.distill.preflight import Pairing, Preflight, logits_alone, refuse
 from kdc.distill.terms.logits import HardLabels
 from kdc.errors import KdcError
@@ -163,7 +163,7 @@ class Arrangement:
         config = self.config
         for key in self.silenced:
             self.world.screen.say(f"  loss.terms.{key} is off: the rows of dataset.unlabelled have no labels")
-        if config.student is None or transfer_identity(config.dataset, config.data_dir) is None:
+        if config.student is None or (config.dataset.unlabelled is None and config.dataset.augment is None):
             return
 
         def transfer() -> Step:
@@ -186,7 +186,7 @@ class Arrangement:
             raise KdcError(
                 f"loss.terms: {' and '.join(self.silenced)} need labels, which no row has", "add kl: loss=kd"
             )
-        transfer_identity(config.dataset, config.data_dir)  # its files are there and can be read
+        check_files(config.dataset, config.data_dir)
         preflight = Preflight(self.data.needs)
         preflight.describe(TEACHER, config.teacher)
         for name, other in config.distill.teachers.items():

@@ -8,6 +8,7 @@ step. Here the process keeps them while it trains.
 from __future__ import annotations
 
 import ctypes
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -20,8 +21,7 @@ AFTERWARDS = {TRIM_THRESHOLD: 64 << 20, MMAP_THRESHOLD: 32 << 20}
 @contextmanager
 def kept_memory() -> Iterator[None]:
     """Within the block, freed memory stays with the process; afterwards it goes back. Only glibc can be told."""
-    library = ctypes.CDLL(None)
-    if not hasattr(library, "malloc_trim"):
+    if sys.platform != "linux" or not hasattr(library := ctypes.CDLL(None), "malloc_trim"):
         yield
         return
     for parameter, value in KEPT.items():

@@ -240,30 +240,30 @@ def test_settings_of_checkpoints(word: str, train: Path, checkpoint: Path, tmp_p
         assert keys(runs.to_run_config(runs.compose([*same, word])))["teacher"] != before["teacher"]
 
 
-def test_weights_rewritten_in_place_make_another_teacher(train: Path, checkpoint: Path, tmp_path: Path) -> None:
+def rewrite_weights(folder: Path) -> None:
     from safetensors.torch import load_file, save_file
 
+    weights = load_file(folder / "model.safetensors")
+    weights["classifier.bias"] += 1
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_weights_rewritten_in_place_make_another_teacher(train: Path, checkpoint: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(checkpoint, tmp_path / "teacher")
     words = ("teacher=bert", f"teacher.path={folder}", "student=none", "compress=none", "dataset=csv")
     config = runs.to_run_config(runs.compose([*words, f"dataset.files.train={train}"]))
     before = keys(config)
-    weights = load_file(folder / "model.safetensors")
-    weights["classifier.bias"] += 1
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    rewrite_weights(folder)
     after = keys(config)
     assert (after["data"], after["teacher"] != before["teacher"]) == (before["data"], True)
 
 
 def test_weights_rewritten_in_place_make_another_peer(train: Path, checkpoint: Path, tmp_path: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
     folder = shutil.copytree(checkpoint, tmp_path / "peer")
     words = ("+student@distill.peers.peer=distilbert", f"distill.peers.peer.path={folder}")
     config = runs.config(train, tmp_path, *words)
     before = keys(config)
-    weights = load_file(folder / "model.safetensors")
-    weights["classifier.bias"] += 1
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    rewrite_weights(folder)
     after = keys(config)
     assert (after["teacher"], after["student"] != before["student"]) == (before["teacher"], True)
 

@@ -43,10 +43,15 @@ def test_memory_goes_back_afterwards() -> None:
     assert process.memory_info().rss < held - (150 << 20)
 
 
-def test_elsewhere_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ctypes, "CDLL", lambda name: SimpleNamespace())
+@pytest.mark.parametrize("system", ["linux", "win32"])
+def test_elsewhere_nothing_happens(system: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another C library on Linux, and a system whose libraries have no such list of all names."""
+    asked: list[str] = []
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: asked.append(system) or SimpleNamespace())
+    monkeypatch.setattr(sys, "platform", system)
     with kept_memory():
         assert torch.ones(3).sum() == 3
+    assert asked == [system] * (system == "linux")
 
 
 @glibc

@@ -104,6 +104,13 @@ def transfer_identity(config: DatasetConfig, data_dir: Path | None) -> dict[str,
     return {"files": files, "columns": columns, "keep_labelled": config.keep_labelled, "augment": augmentation}
 
 
+def check_files(config: DatasetConfig, data_dir: Path | None) -> None:
+    """KdcError where a file of `dataset.unlabelled` is missing or of no known format. None is read."""
+    for path in _paths(config):
+        find(path, data_dir, key=KEY)
+        _reading(Path(path), config)
+
+
 def transfer_problems(config: DatasetConfig) -> Iterator[str]:
     """Why the task cannot learn from such rows, each line with its dotted key. No file is looked at."""
     task = TASKS[config.task]
