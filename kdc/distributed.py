@@ -45,6 +45,12 @@ def start() -> None:
         return
     on_gpu = torch.cuda.is_available()
     if on_gpu:
+        here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+        if here > gpus:
+            raise KdcError(
+                f"torchrun started {here} processes here, but torch sees {gpus} GPU{'s' if gpus > 1 else ''}",
+                "each needs its own: lower --nproc-per-node, or set CUDA_VISIBLE_DEVICES= to train on the CPU",
+            )
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     _meet()
     torch.distributed.init_process_group("nccl" if on_gpu else "gloo", timeout=PATIENCE)

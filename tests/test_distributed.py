@@ -28,6 +28,17 @@ def test_one_process_alone_is_rank_0_and_waits_for_nobody() -> None:
         assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(KdcError, match="started 2 processes here, but torch sees 1 GPU;") as refused:
+        distributed.start()
+    assert refused.value.exit_code == 2
+    assert not torch.distributed.is_initialized()
+
+
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
     """Rank 0 of two processes; what another left for it."""

@@ -17,7 +17,7 @@ from kdc import stages, walk
 from kdc.compress.plan import PrecisionPlan
 from kdc.config import RunConfig, dataset_config_model
 from kdc.data.load import load_splits
-from kdc.distill.settings import TrainConfig
+from kdc.distill.settings import DistillConfig, TrainConfig
 from kdc.export.artifact import write_artifact
 from kdc.export.base import RUNTIMES
 from kdc.measure import latency
@@ -353,6 +353,10 @@ def test_nothing_was_forgotten() -> None:
     assert set(StudentConfig.model_fields) == models | {"layers", "pick", "vocab_size"}
     own = {"name", "task", "columns", "labels", "metric", "limit", "validation", "test", "max_length", "image_size"}
     own |= {"unlabelled", "keep_labelled", "augment"}
+    assert set(DistillConfig.model_fields) == {
+        "teachers", "combine", "teacher_weights", "assistants", "peers", "generations", "signals", "cache_gb", "top_k",
+        "audit",
+    }  # fmt: skip
     sources = {"hub", "files", "idx", "image_folder", "digits", "stdlib_docs"}
     assert set(dataset_config_model().model_fields) == own | sources
     assert set(RunConfig.model_fields) == {

@@ -280,3 +280,42 @@ def test_real_mutations_are_caught_in_copies_of_the_package(tmp_path: Path) -> N
     ]  # fmt: skip
     assert json.loads(ended.stdout.splitlines()[-1]) == {"mutations": 5, "terms": 2, "missed": 3}
     assert (SCRIPTS.parent / "kdc" / "distill" / "terms" / "logits.py").read_bytes() == before
+
+
+def test_sentences_leave_with_all_their_phrases(script: Any) -> None:
+    """Twenty sentences of four words, each with its phrases; all hold the phrase `it is`."""
+    study = script("distill_study")
+    spans = [(start, end) for start in range(4) for end in range(start + 1, 5)]
+    rows = [
+        (" ".join(f"it is w{number} x{number}".split()[start:end]), "1") for number in range(20) for start, end in spans
+    ]
+    kept, held = study.hold_out(rows, 30)
+    kept_texts, held_texts = ({text for text, _ in part} for part in (kept, held))
+    assert len(held) >= 30
+    assert not kept_texts & held_texts
+    assert {"it", "is", "it is"} & held_texts == set(), "a part of every sentence that is kept"
+    for text in held_texts:
+        assert not any(f" {text} " in f" {other} " for other in kept_texts)
+    sentences = [text for text in held_texts if len(text.split()) == 4]
+    own = {word for text in sentences for word in text.split()} - {"it", "is"}
+    assert not any(own & set(text.split()) for text in kept_texts), "no word of theirs is trained on in a phrase"
+    assert study.hold_out(rows, 30) == (kept, held)
+
+
+def test_a_record_is_taken_for_the_same_settings_alone(script: Any, tmp_path: Path) -> None:
+    study = script("distill_study")
+    made = []
+
+    def pipeline(config: Any, folder: Path, **settings: Any) -> str:
+        made.append(folder)
+        return "made"
+
+    study.to_run_config, study.compose, study.run_pipeline = (lambda *_, **__: None), (lambda words: words), pipeline
+    record = json.loads((Path(__file__).parent / "golden" / "record.json").read_text(encoding="utf-8"))
+    record["run"] |= {"status": "ok", "overrides": ["seeds=2"]}
+    (tmp_path / "record.json").write_text(json.dumps(record), encoding="utf-8")
+    assert study.run(tmp_path, ["seeds=2"]).run.overrides == ["seeds=2"]
+    assert made == []
+    assert study.run(tmp_path, ["seeds=3"]) == "made"
+    assert made == [tmp_path]
+    assert not tmp_path.exists(), "a folder of other settings is in the way of a run"

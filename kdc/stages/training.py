@@ -39,8 +39,9 @@ class Teaching:
     def teach(
         self, built: Built, settings: TrainConfig, seed: int, scratch: Path, world: World, title: str
     ) -> dict[str, Any]:
+        from kdc.distill.loop import Lesson
         from kdc.distill.trackers import reporting
-        from kdc.distill.trainer import Lesson, train
+        from kdc.distill.trainer import train
 
         splits = self.data.splits
         lesson = Lesson(
@@ -81,7 +82,7 @@ def model_step(
 
 
 def training_parts(settings: TrainConfig, data: Data, seed: int) -> dict[str, Any]:
-    from kdc.distill.trainer import precision_used
+    from kdc.distill.loop import precision_used
     from kdc.distributed import world_size
 
     return {

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kdc.distill import trainer
+from kdc.distill import loop
 from kdc.distill.batches import Part
 from kdc.distill.checkpoints import COMPLETE
 from kdc.distill.signals import CachedSignals, compute_signals
@@ -47,7 +47,7 @@ CASES: dict[str, dict[str, Any]] = {
 @pytest.fixture(autouse=True)
 def _three_steps_a_log(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that kills strike between two logs too."""
-    monkeypatch.setattr(trainer, "LOGS_PER_TRAINING", STEPS // 3)
+    monkeypatch.setattr(loop, "LOGS_PER_TRAINING", STEPS // 3)
 
 
 @pytest.fixture(scope="module")

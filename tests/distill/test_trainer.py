@@ -16,11 +16,11 @@ import torch
 
 from kdc.config import compose, to_run_config
 from kdc.data.examples import Examples
-from kdc.distill import trainer
+from kdc.distill import loop, trainer
 from kdc.distill.batches import Part
+from kdc.distill.loop import Lesson, precision_used
 from kdc.distill.terms.base import Term
 from kdc.distill.terms.logits import ForwardKL, HardLabels
-from kdc.distill.trainer import Lesson, precision_used
 from kdc.errors import KdcError
 from kdc.export.base import Arrays
 from kdc.models.build import Built
@@ -207,7 +207,7 @@ def test_evaluations_are_as_many_an_epoch(tmp_path: Path) -> None:
 def test_auto_precision_is_bf16_where_the_hardware_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for has, wanted in ((True, "bf16"), (False, "fp32")):
-        monkeypatch.setattr("kdc.distill.trainer.has_bf16", lambda has=has: has)
+        monkeypatch.setattr("kdc.distill.loop.has_bf16", lambda has=has: has)
         assert precision_used(settings(precision="auto")) == wanted
         assert precision_used(settings(precision="fp32")) == "fp32"
         assert precision_used(settings(precision="bf16")) == "bf16"
@@ -334,9 +334,9 @@ def told(monkeypatch: pytest.MonkeyPatch, *, gpus: int = 0, bf16: bool = True, *
     """What `transformers` would be told on a machine with so many GPUs."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: bf16)
-    monkeypatch.setattr(trainer, "TrainingArguments", lambda **given: SimpleNamespace(n_gpu=gpus, _n_gpu=gpus, **given))
+    monkeypatch.setattr(loop, "TrainingArguments", lambda **given: SimpleNamespace(n_gpu=gpus, _n_gpu=gpus, **given))
     lesson = Lesson(TextClassification(), ROWS, VALIDATION, "accuracy")
-    return trainer._arguments(settings(**changes), lesson, steps=10, epoch_steps=5, scratch=Path(), seed=3)
+    return loop.arguments(settings(**changes), lesson, steps=10, epoch_steps=5, scratch=Path(), seed=3)
 
 
 @pytest.mark.parametrize(

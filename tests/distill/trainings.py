@@ -12,11 +12,12 @@ import torch
 
 from kdc.data.examples import Examples
 from kdc.distill.batches import Collator, Part
+from kdc.distill.loop import Lesson
 from kdc.distill.settings import TrainConfig
 from kdc.distill.signals import Source
 from kdc.distill.terms.base import Term
 from kdc.distill.terms.logits import HardLabels
-from kdc.distill.trainer import Lesson, train
+from kdc.distill.trainer import train
 from kdc.models.build import Built
 from kdc.record import Train
 from kdc.tasks.base import Task

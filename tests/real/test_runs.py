@@ -36,7 +36,7 @@ def score(record: RunRecord, variant: str, metric: str) -> float:
 
 
 def test_sst2_to_three_layers_in_int8(shared_data: Path, minilm: Path, tmp_path: Path) -> None:
-    words = ("dataset.limit=80", "runtime=onnxruntime")
+    words = ("dataset.limit=40", "runtime=onnxruntime")
     record = run("sst2_minilm", shared_data, tmp_path, *short(minilm), *words)
     assert record.dataset
     assert record.dataset.labels == ["negative", "positive"]
@@ -51,12 +51,12 @@ def test_sst2_to_three_layers_in_int8(shared_data: Path, minilm: Path, tmp_path:
     assert small.artifact
     assert small.artifact.bytes < teacher.artifact.bytes / 4.5
     assert small.quality
-    assert small.quality.n == 80
+    assert small.quality.n == 40
     assert 0 < small.quality.agreement["argmax"] <= 1
 
 
 def test_mrpc_reads_both_texts(shared_data: Path, minilm: Path, tmp_path: Path) -> None:
-    words = ("dataset.limit=80", "runtime=torch", "compress=none")
+    words = ("dataset.limit=16", "runtime=torch", "compress=none")
     record = run("mrpc_minilm", shared_data, tmp_path, *short(minilm), *words)
     assert [v.name for v in record.variants] == ["teacher.torch", "student.torch"]
     assert 0 < score(record, "student.torch", "f1") <= 1
@@ -66,7 +66,7 @@ def test_mrpc_reads_both_texts(shared_data: Path, minilm: Path, tmp_path: Path) 
 
 
 def test_banking77_has_77_classes(shared_data: Path, minilm: Path, tmp_path: Path) -> None:
-    words = ("dataset.limit=154", "runtime=torch", "compress=none")
+    words = ("dataset.limit=77", "runtime=torch", "compress=none")
     record = run("banking77_minilm", shared_data, tmp_path, *short(minilm), *words)
     assert record.dataset
     assert len(record.dataset.labels) == 77
