@@ -31,8 +31,8 @@ class TrainConfig(Component):
     accumulate: PositiveInt = 1
     """Parts that a batch is computed in, one after the other, where memory is short."""
     learning_rate: PositiveFloat | Literal["auto"] = "auto"
-    """`auto`: 1e-4 for a model that starts from trained weights, 5e-4 for one from scratch (at 1e-3 a BERT of three layers
-    learned nothing of SST-2)."""
+    """`auto`: 1e-4 for a model that starts from trained weights, 5e-4 for one from scratch (at 1e-3 a BERT of three
+    layers learned nothing of SST-2)."""
     weight_decay: NonNegativeFloat = 0.01
     warmup_ratio: float = Field(default=0.06, ge=0, lt=1)
     schedule: Literal["linear", "cosine", "constant"] = "linear"
