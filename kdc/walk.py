@@ -39,12 +39,12 @@ def models(config: RunConfig, data: Data, world: World, enter: Enter) -> tuple[l
     points = arrangement.models()
     arms = arrangement.arms()
     for key, chosen in config.compress.items():
-        points.append(_apply(key, chosen.resolved(), points[-1], data, enter))
+        points.append(_apply(key, chosen.resolved(), points[-1], data, config.seed, enter))
     return points, arms
 
 
-def _apply(key: str, step: Pass, before: Point, data: Data, enter: Enter) -> Point:
-    done = enter(f"compress {key}", lambda: stages.compress_step(step, before.model, before.plan, data))
+def _apply(key: str, step: Pass, before: Point, data: Data, seed: int, enter: Enter) -> Point:
+    done = enter(f"compress {key}", lambda: stages.compress_step(step, before.model, before.plan, data, seed))
     model = done if step.changes_weights else before.model
     return Point(f"{before.name}+{key}", model, done, step.precision or before.precision, (before.name,))
 

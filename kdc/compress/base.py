@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Self
 
 from kdc.compress.plan import Precision, PrecisionPlan
@@ -10,6 +11,17 @@ from kdc.registry import Component, Registry
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from kdc.compress.calibration import Calibration
+
+
+@dataclass(frozen=True)
+class Done:
+    """The model and plan after a pass; `lines` say what it did, module by module or layer by layer."""
+
+    model: nn.Module
+    plan: PrecisionPlan
+    lines: list[str] = field(default_factory=list)
 
 
 class Pass(Component):
@@ -27,9 +39,16 @@ class Pass(Component):
         """This pass with every choice that it leaves to the machine made, so that a stage's key holds it."""
         return self
 
+    @property
+    def rows_to_see(self) -> int:
+        """How many training rows it has to look at."""
+        return 0
+
     @abstractmethod
-    def apply(self, model: nn.Module, plan: PrecisionPlan) -> tuple[nn.Module, PrecisionPlan]:
-        """The model and plan after this step. `model` may be changed in place."""
+    def apply(self, model: nn.Module, plan: PrecisionPlan, rows: Calibration | None = None) -> Done:
+        """The model and plan after this step. `model` may be changed in place; `rows` where it asked for some."""
 
 
-PASSES: Registry[Pass] = Registry("compression pass", ["kdc.compress.int8", "kdc.compress.bf16"])
+PASSES: Registry[Pass] = Registry(
+    "compression pass", [f"kdc.compress.{name}" for name in ("prune_ffn", "prune_heads", "int8", "bf16")]
+)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from kdc.compress.base import PASSES, Pass
+from kdc.compress.base import PASSES, Done, Pass
 from kdc.compress.plan import Precision, PrecisionPlan
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from kdc.compress.calibration import Calibration
 
 
 @PASSES.register("bf16")
@@ -18,5 +20,5 @@ class Bf16(Pass):
     precision: ClassVar[Precision | None] = "bf16"
     name: Literal["bf16"]
 
-    def apply(self, model: nn.Module, plan: PrecisionPlan) -> tuple[nn.Module, PrecisionPlan]:
-        return model, plan.model_copy(update={"default": "bf16"})
+    def apply(self, model: nn.Module, plan: PrecisionPlan, rows: Calibration | None = None) -> Done:
+        return Done(model, plan.model_copy(update={"default": "bf16"}))

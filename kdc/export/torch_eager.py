@@ -81,13 +81,15 @@ class TorchEager(Runtime):
 
 
 def _pretrained(graphs: Sequence[Graph]) -> Any:
-    """The one `transformers` model behind all graphs, if there is one and its own `forward` is all that they run."""
+    """The one `transformers` model behind all graphs, if its own `forward` is all that they run and its config tells
+    its shapes."""
     from kdc.export.modules import SelectOutputs
+    from kdc.models.shapes import differing
 
     models = [graph.module.model for graph in graphs if isinstance(graph.module, SelectOutputs)]
     if len(models) < len(graphs) or not type(models[0]).__module__.startswith("transformers."):
         return None
-    return models[0] if all(model is models[0] for model in models) else None
+    return models[0] if all(model is models[0] for model in models) and not differing(models[0]) else None
 
 
 def _load_modules(folder: Path, signatures: Sequence[Signature], device: str) -> list[tuple[Signature, nn.Module]]:

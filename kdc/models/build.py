@@ -55,14 +55,34 @@ def redrawn(built: Built) -> Built:
 
 def load_model(folder: Path, task: Task) -> Built:
     """What `save_model` wrote."""
+    from kdc.models.shapes import is_cut
+
     with quiet():
-        model = task.model_class().from_pretrained(folder, dtype="auto", use_safetensors=True).eval()
+        model = _cut_model(folder, task) if is_cut(folder) else _plain_model(folder, task)
     return Built(model, task.encoder.load(folder), new_head=False)
 
 
+def _plain_model(folder: Path, task: Task) -> Any:
+    return task.model_class().from_pretrained(folder, dtype="auto", use_safetensors=True).eval()
+
+
+def _cut_model(folder: Path, task: Task) -> Any:
+    from transformers import AutoConfig
+
+    from kdc.models.shapes import load_cut
+
+    family = task.model_class()  # teaches transformers the plain nets
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    return load_cut(folder, family._model_mapping[type(config)], config)
+
+
 def save_model(built: Built, folder: Path) -> None:
+    """The folder of a model and its encoder; one that was cut is marked as such."""
+    from kdc.models.shapes import note_shapes
+
     with quiet():
         built.model.save_pretrained(folder)
+    note_shapes(built.model, folder)
     built.encoder.save(folder)
 
 

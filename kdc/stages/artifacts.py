@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,26 +20,33 @@ from kdc.store import Published
 ATTRIBUTIONS = "attributions.json"
 
 
-def compress_step(step: Pass, model: Published, plan: Published | None, data: Data) -> Step:
+def compress_step(step: Pass, model: Published, plan: Published | None, data: Data, seed: int) -> Step:
     """One pass: the precision plan after it as `plan.json`, and `model/` if it changes weights."""
 
     def build(folder: Path, scratch: Path) -> None:
+        from kdc.compress.calibration import Calibration, calibration_rows
         from kdc.models.build import load_model, save_model
 
-        built = load_model(model.path / MODEL, data.task)
-        changed, planned = step.apply(built.model, read_plan(plan))
+        built, rows = load_model(model.path / MODEL, data.task), None
+        if step.rows_to_see:
+            chosen = calibration_rows(data.splits["train"], step.rows_to_see, seed=seed)
+            rows = Calibration(data.task, built.encoder, chosen)
+        done = step.apply(built.model, read_plan(plan), rows)
         if step.changes_weights:
-            save_model(replace(built, model=changed), made(folder / MODEL))
-        (folder / PLAN).write_text(planned.model_dump_json(indent=2) + "\n", encoding="utf-8")
+            save_model(replace(built, model=done.model), made(folder / MODEL))
+        (folder / PLAN).write_text(done.plan.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        note(folder, notes=done.lines)
 
-    parts = {
+    parts: dict[str, Any] = {
         "pass": step,
         "model": model.key,
         "plan": plan.key if plan else None,
         "data": data.shape,
         "packages": packages("torch", "transformers"),
     }
-    return Step("compress", parts, build)
+    if step.rows_to_see:
+        parts |= {"rows": data.fingerprints["train"], "seed": seed}
+    return Step("compress", parts, build, version=2)
 
 
 def read_plan(compressed: Published | None) -> PrecisionPlan:

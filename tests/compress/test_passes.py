@@ -19,7 +19,8 @@ from tests import tiny
 
 def planned(model: Any, **settings: Any) -> PrecisionPlan:
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    same, plan = Int8(name="int8", **settings).apply(model, PrecisionPlan())
+    done = Int8(name="int8", **settings).apply(model, PrecisionPlan())
+    same, plan = done.model, done.plan
     assert same is model
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     return plan
@@ -88,7 +89,7 @@ def test_convolutions_are_left_in_float_and_conv1d_of_gpt2_is_a_linear() -> None
 
 def test_int8_adds_to_the_plan_that_it_gets() -> None:
     before = PrecisionPlan(modules={"other": ModulePrecision(dtype="int8")}, excluded={"head": "because"})
-    _, plan = Int8(name="int8").apply(tiny.bert(60), before)
+    plan = Int8(name="int8").apply(tiny.bert(60), before).plan
     assert {"other", "classifier"} <= set(plan.modules)
     assert plan.excluded == {"head": "because"}
     assert set(before.modules) == {"other"}, "a plan is never changed in place"
@@ -96,7 +97,8 @@ def test_int8_adds_to_the_plan_that_it_gets() -> None:
 
 def test_bf16_is_the_default_of_everything() -> None:
     model = tiny.bert(60)
-    same, plan = Bf16(name="bf16").apply(model, PrecisionPlan())
+    done = Bf16(name="bf16").apply(model, PrecisionPlan())
+    same, plan = done.model, done.plan
     assert same is model
     assert (plan.default, plan.precision, plan.modules) == ("bf16", "bf16", {})
 

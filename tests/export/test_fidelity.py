@@ -141,7 +141,7 @@ def test_a_wrong_weight_is_caught_in_a_transformers_folder(
 
 
 def test_swapped_labels_are_caught_in_int8(built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, plan = Int8(name="int8").apply(built.model, PrecisionPlan())
+    plan = Int8(name="int8").apply(built.model, PrecisionPlan()).plan
     spoil_export(monkeypatch, faulty("labels swapped"))
     with pytest.raises(KdcError, match=r"\(int8\) does not compute.*compress\.int8\.exclude"):
         exported(built, tmp_path, plan=plan)
@@ -184,7 +184,7 @@ def test_outputs_without_floats_are_compared_too(built: Built, tmp_path: Path) -
 
 
 def test_int8_counts_what_runs_and_what_was_left_out(built: Built, tmp_path: Path) -> None:
-    _, plan = Int8(name="int8", exclude=["classifier", "*.layer.0.*"]).apply(built.model, PrecisionPlan())
+    plan = Int8(name="int8", exclude=["classifier", "*.layer.0.*"]).apply(built.model, PrecisionPlan()).plan
     seen = exported(built, tmp_path, plan=plan)
     assert seen["macs"]["int8"] == seen["macs"]["eligible"] > 0
     assert set(seen["excluded"]) == set(plan.excluded)
@@ -192,7 +192,7 @@ def test_int8_counts_what_runs_and_what_was_left_out(built: Built, tmp_path: Pat
 
 
 def test_int8_that_does_not_reach_the_linears_fails_unless_they_are_excluded(built: Built, tmp_path: Path) -> None:
-    _, whole = Int8(name="int8").apply(built.model, PrecisionPlan())
+    whole = Int8(name="int8").apply(built.model, PrecisionPlan()).plan
     lost = {name for name in whole.modules if ".layer.1." in name}
     holes = whole.model_copy(update={"modules": {n: p for n, p in whole.modules.items() if n not in lost}})
     with pytest.raises(KdcError, match=r"int8 on onnxruntime: 5\d\.\d% of the MACs of linears.*at least 95%") as caught:

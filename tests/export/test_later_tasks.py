@@ -82,7 +82,7 @@ def test_a_decoder_is_verified_and_counted_over_both_graphs(
 
 
 def test_a_decoder_in_int8_holds_the_plan_in_both_graphs(decoder: Built, continued: Examples, tmp_path: Path) -> None:
-    _, plan = Int8(name="int8", reduce_range=False).apply(decoder.model, PrecisionPlan())
+    plan = Int8(name="int8", reduce_range=False).apply(decoder.model, PrecisionPlan()).plan
     written = tiny.artifact(tmp_path, decoder, continued, runtime="onnxruntime", plan=plan, task=toys.ToyDecoder())
     for signature in written.signatures:
         model = onnx.load(tmp_path / f"{signature.name}.onnx")

@@ -23,7 +23,7 @@ LAYER = "bert.encoder.layer"
 
 def int8_plan(model: Any, **settings: Any) -> PrecisionPlan:
     settings.setdefault("reduce_range", False)
-    return Int8(name="int8", **settings).apply(model, PrecisionPlan())[1]
+    return Int8(name="int8", **settings).apply(model, PrecisionPlan()).plan
 
 
 def lowered(folder: Path, built: Built, examples: Examples, plan: PrecisionPlan | None = None) -> onnx.ModelProto:

@@ -37,7 +37,7 @@ def net(name: str) -> Built:
 
 
 def int8_plan(built: Built) -> PrecisionPlan:
-    return Int8(name="int8", reduce_range=False).apply(built.model, PrecisionPlan())[1]
+    return Int8(name="int8", reduce_range=False).apply(built.model, PrecisionPlan()).plan
 
 
 def test_all_runtimes_agree_on_answers_and_macs(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_int8_computes_linears_and_lstms_and_stores_embeddings(name: str, tmp_pa
 
 def test_an_lstm_that_is_excluded_stays_in_float(tmp_path: Path) -> None:
     built = net("bilstm")
-    _, plan = Int8(name="int8", reduce_range=False, exclude=["layers.0.back"]).apply(built.model, PrecisionPlan())
+    plan = Int8(name="int8", reduce_range=False, exclude=["layers.0.back"]).apply(built.model, PrecisionPlan()).plan
     assert plan.excluded == {"layers.0.back": "exclude: layers.0.back"}
     seen = export_verified(built, plan, RUNTIMES["onnxruntime"](name="onnxruntime"), tiny.task(), EXAMPLES, tmp_path)
     operators = [node.op_type for node in onnx.load(tmp_path / "forward.onnx").graph.node]

@@ -30,7 +30,7 @@ CELLS = [
 def planned(built: Built, precision: str) -> PrecisionPlan:
     if precision == "fp32":
         return PrecisionPlan()
-    return PASSES[precision](name=precision).apply(built.model, PrecisionPlan())[1]
+    return PASSES[precision](name=precision).apply(built.model, PrecisionPlan()).plan
 
 
 @cache

@@ -1,0 +1,67 @@
+"""What passes that cut units have in common: their settings, and the cut."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from pydantic import Field, PositiveInt
+
+from kdc.compress.base import Done, Pass
+from kdc.compress.plan import PrecisionPlan
+from kdc.compress.scope import chosen
+from kdc.compress.units import Score, Units, choose, cut, described, scores
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from kdc.compress.calibration import Calibration
+    from kdc.models.anatomy import Layer
+
+Ratio = Annotated[float, Field(gt=0, lt=1)]
+
+
+class PruneUnits(Pass):
+    """Cuts the share `ratio` of the units that matter least, by `score`; shapes really change.
+
+    `uniform` cuts as many of every layer; otherwise layers compete. `include` and `exclude` are shell patterns of
+    layers' names.
+    """
+
+    changes_weights: ClassVar[bool] = True
+    noun: ClassVar[str]
+    ratio: Ratio = 0.5
+    score: Score = "taylor"
+    uniform: bool = False
+    align: PositiveInt = 1
+    """Layers keep a multiple of this many units where they can: vector units like round numbers."""
+    calibration_rows: PositiveInt = 512
+    """Training rows that scores other than magnitude look at."""
+    include: list[str] = Field(default_factory=list)
+    exclude: list[str] = Field(default_factory=list)
+
+    @property
+    def rows_to_see(self) -> int:
+        return 0 if self.score == "magnitude" else self.calibration_rows
+
+    def apply(self, model: nn.Module, plan: PrecisionPlan, rows: Calibration | None = None) -> Done:
+        from kdc.models.anatomy import layers
+        from kdc.models.shapes import refresh
+
+        every = {layer.name: self.units(layer) for layer in layers(model)}
+        names, _ = chosen(self.name, every, self.include, self.exclude)
+        all_units = [every[name] for name in names]
+        kept = choose(scores(model, all_units, self.score, rows), self.ratio, uniform=self.uniform, align=self.align)
+        for units, numbers in zip(all_units, kept, strict=True):
+            cut(model, units, numbers)
+        refresh(model)
+        self.note_config(model, {len(numbers) for numbers in kept} if len(names) == len(every) else set())
+        sizes = {units.name: (units.count, len(numbers)) for units, numbers in zip(all_units, kept, strict=True)}
+        return Done(model, plan, described(sizes, self.noun))
+
+    @abstractmethod
+    def units(self, layer: Layer) -> Units:
+        """What this pass cuts of a layer."""
+
+    def note_config(self, model: nn.Module, counts: set[int]) -> None:
+        """Tell the model's config, where it can say it, how many units all layers have now: `counts` has one member."""

@@ -1,0 +1,141 @@
+"""What structured pruning cuts: heads and neurons, how much each matters, which to keep, and the cut itself.
+
+A unit is a group of inputs of one linear, with all that computes them: a neuron is one input of a layer's second
+feed-forward linear, a head are the `head_size` inputs of its attention's output projection that one head makes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from kdc.compress.calibration import Calibration
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from kdc.models.anatomy import Attention, FeedForward
+
+Score = Literal["magnitude", "activation", "taylor", "fisher"]
+
+
+@dataclass(frozen=True)
+class Units:
+    """`count` units of `size` inputs each of the linear `reader`, in the layer `name`.
+
+    `makers` are the linears whose outputs they are; one that makes `parts` of them side by side (queries, keys, values)
+    loses the same units of each part.
+    """
+
+    name: str
+    reader: str
+    makers: tuple[str, ...]
+    count: int
+    size: int = 1
+    parts: int = 1
+
+
+def neurons(layer: str, found: FeedForward) -> Units:
+    return Units(layer, found.outer, found.inner, found.neurons)
+
+
+def heads(layer: str, found: Attention) -> Units:
+    parts = 3 if len(found.projections) == 1 else 1
+    return Units(layer, found.output, found.projections, found.heads, found.head_size, parts)
+
+
+def scores(model: nn.Module, all_units: list[Units], score: Score, rows: Calibration | None) -> list[np.ndarray]:
+    """How much each unit matters, `[count]` for every entry of `all_units`; comparable between layers.
+
+    `magnitude`: the norm of all weights that go with the unit, over its layer's mean. `activation`: the root mean
+    square of what the unit adds to its reader's output, if its inputs were independent: rms(x_i) * ||W[:, i]||, as
+    Wanda (Sun et al. 2023, arXiv:2306.11695, equation 1) has it weight by weight. `taylor`: the mean over rows of
+    |dL/dm| for a mask m on the unit (Michel et al. 2019, arXiv:1905.10650, equation 2). `fisher`: the mean over rows of
+    (dL/dm)^2, the diagonal of the empirical Fisher information (Kwon et al. 2022, arXiv:2204.09656, equation 6).
+    """
+    if score == "magnitude":
+        found = [_magnitude(model, units) for units in all_units]
+        return [values / values.mean() for values in found]
+    assert rows is not None
+    if score == "activation":
+        return _activation(model, all_units, rows)
+    changes = rows.saliencies(model, [units.reader for units in all_units])
+    reduce: Callable[[np.ndarray], np.ndarray] = np.abs if score == "taylor" else np.square
+    return [reduce(_by_unit(changes[units.reader], units).sum(axis=-1)).mean(axis=0) for units in all_units]
+
+
+def _magnitude(model: nn.Module, units: Units) -> np.ndarray:
+    squares = _by_unit(np.square(_matrix(model, units.reader)), units).sum(axis=(0, 2))
+    for maker in units.makers:
+        rows = np.square(_matrix(model, maker)).sum(axis=1)
+        squares = squares + rows.reshape(units.parts, units.count, units.size).sum(axis=(0, 2))
+    return np.sqrt(squares)
+
+
+def _activation(model: nn.Module, all_units: list[Units], rows: Calibration) -> list[np.ndarray]:
+    sums = {units.reader: np.zeros(units.count * units.size) for units in all_units}
+    positions = 0
+    for batch in rows.inputs_of(model, list(sums)):
+        for name, states in batch.items():
+            sums[name] += states.double().square().sum(dim=0).cpu().numpy()
+        positions += len(states)
+    found = []
+    for units in all_units:
+        columns = np.square(_matrix(model, units.reader)).sum(axis=0)
+        found.append(np.sqrt(_by_unit(sums[units.reader] / positions * columns, units).sum(axis=-1)))
+    return found
+
+
+def _by_unit(inputs: np.ndarray, units: Units) -> np.ndarray:
+    """The last axis, inputs of the reader, as `[..., count, size]`."""
+    return inputs.reshape(*inputs.shape[:-1], units.count, units.size)
+
+
+def _matrix(model: nn.Module, name: str) -> np.ndarray:
+    """A linear's weight `[outputs, inputs]` in float64."""
+    module: Any = model.get_submodule(name)
+    weight = module.weight.detach().double().cpu().numpy()
+    return weight.T if type(module).__name__ == "Conv1D" else weight
+
+
+def choose(importance: list[np.ndarray], ratio: float, *, uniform: bool, align: int) -> list[np.ndarray]:
+    """The units of each layer to keep, by their numbers in order: all but the share `ratio` that matters least.
+
+    `uniform` takes the share of every layer, else of all layers together. Layers keep a multiple of `align` units
+    (all, where they have no such multiple), the nearest one, and never less than one multiple.
+    """
+    if uniform:
+        wanted = [(1 - ratio) * len(values) for values in importance]
+    else:
+        every = np.sort(np.concatenate(importance))
+        least = every[min(math.floor(ratio * len(every)), len(every) - 1)]
+        wanted = [float((values >= least).sum()) for values in importance]
+    kept = []
+    for values, count in zip(importance, wanted, strict=True):
+        step = align if len(values) % align == 0 else 1
+        number = max(step, min(len(values), math.floor(count / step + 0.5) * step))
+        kept.append(np.sort(np.argsort(-values, kind="stable")[:number]))
+    return kept
+
+
+def cut(model: nn.Module, units: Units, kept: np.ndarray) -> None:
+    """Leave the model these units only."""
+    import torch
+
+    from kdc.models.shapes import keep_inputs, keep_outputs
+
+    inputs = (kept[:, None] * units.size + np.arange(units.size)).reshape(-1)
+    every = units.count * units.size
+    outputs = np.concatenate([part * every + inputs for part in range(units.parts)])
+    for maker in units.makers:
+        keep_outputs(model, maker, torch.from_numpy(outputs))
+    keep_inputs(model, units.reader, torch.from_numpy(inputs))
+
+
+def described(all_units: Mapping[str, tuple[int, int]], noun: str) -> list[str]:
+    """What was cut of every layer, a line each."""
+    return [f"{layer}: {before} -> {after} {noun}" for layer, (before, after) in all_units.items()]

@@ -1,0 +1,170 @@
+"""Models of other shapes than their config says: how outputs and inputs are cut, and how such a model loads again.
+
+The weights tell the shapes: what was cut has smaller tensors, a linear that was factorized has two. `shapes.json`
+beside them marks a folder that `transformers` alone cannot load, and lists what differs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from kdc.errors import KdcError
+from kdc.quiet import quiet
+
+SHAPES = "shapes.json"
+FORMAT = 1
+DOWN, UP = "0", "1"
+"""What the parts of a factorized linear are called."""
+
+
+def keep_outputs(model: nn.Module, name: str, kept: Tensor) -> None:
+    """Leave a linear only the outputs `kept` (their numbers, in order)."""
+    module: Any = model.get_submodule(name)
+    _set(module, "weight", module.weight.index_select(1 if _transposed(module) else 0, kept))
+    if module.bias is not None:
+        _set(module, "bias", module.bias.index_select(0, kept))
+    _describe(module)
+
+
+def keep_inputs(model: nn.Module, name: str, kept: Tensor) -> None:
+    """Leave a linear only the inputs `kept` (their numbers, in order)."""
+    module: Any = model.get_submodule(name)
+    _set(module, "weight", module.weight.index_select(0 if _transposed(module) else 1, kept))
+    _describe(module)
+
+
+def factorize(model: nn.Module, name: str, down: Tensor, up: Tensor) -> None:
+    """Replace a linear by two: `down` `[rank, inputs]`, then `up` `[outputs, rank]` and the bias."""
+    module: Any = model.get_submodule(name)
+    bias = module.bias
+    pair = _pair(down.shape[1], down.shape[0], up.shape[0], bias=bias is not None, like=module.weight)
+    _set(pair[0], "weight", down)
+    _set(pair[1], "weight", up)
+    if bias is not None:
+        _set(pair[1], "bias", bias)
+    model.set_submodule(name, pair)
+
+
+def differing(model: Any) -> dict[str, list[int]]:
+    """The tensors that a model of this config does not have, or not in this shape; none of a plain model."""
+    import torch
+
+    with torch.device("meta"), quiet():
+        skeleton = type(model)(model.config)
+    plain = {name: tuple(tensor.shape) for name, tensor in skeleton.state_dict().items()}
+    own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    return {name: list(shape) for name, shape in own.items() if plain.get(name) != shape}
+
+
+def note_shapes(model: Any, folder: Path) -> None:
+    """Mark a folder of weights whose shapes are not its config's; nothing beside those of a plain model."""
+    if changed := differing(model):
+        (folder / SHAPES).write_text(json.dumps({"format": FORMAT, "tensors": changed}, indent=1) + "\n")
+
+
+def is_cut(folder: Path) -> bool:
+    """Whether the model in this folder is one that `load_cut` alone loads."""
+    return (folder / SHAPES).is_file()
+
+
+def load_cut(folder: Path, model_class: Any, config: Any) -> Any:
+    """A model with the weights in `folder`, in the shapes that they have; KdcError where they fit no such model."""
+    from safetensors.torch import load_file
+
+    noted = json.loads((folder / SHAPES).read_text(encoding="utf-8"))
+    if noted["format"] != FORMAT:
+        raise KdcError(f"{folder / SHAPES}: format {noted['format']} is not this kdc's ({FORMAT})", "make it again")
+    tensors = load_file(folder / "model.safetensors")
+    if wrong := sorted(name for name, shape in noted["tensors"].items() if list(tensors[name].shape) != shape):
+        raise KdcError(f"{folder}: {wrong[0]} has not the shape that {SHAPES} says", "make the model again")
+    with quiet():
+        model = model_class(config)
+    reshape(model, tensors)
+    tied = set(getattr(model, "all_tied_weights_keys", None) or ())
+    missing, unknown = model.load_state_dict(tensors, strict=False, assign=True)
+    if lost := [*unknown, *(name for name in missing if name not in tied)]:
+        raise KdcError(f"{folder}: {lost[0]} is of no {model_class.__name__} of this config", "make the model again")
+    model.tie_weights()
+    return model.eval()
+
+
+def reshape(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Give a model's modules the shapes of these tensors, by their names; the weights themselves do not come along."""
+    for name in {name.rpartition(".")[0] for name in tensors}:
+        if (parent := name.removesuffix(f".{DOWN}")) != name and f"{parent}.{UP}.weight" in tensors:
+            _make_pair(model, parent, tensors)
+    for name, tensor in tensors.items():
+        place, _, key = name.rpartition(".")
+        module = model.get_submodule(place)
+        if getattr(module, key).shape != tensor.shape:
+            _set(module, key, tensor)
+            _describe(module)
+    refresh(model)
+
+
+def refresh(model: nn.Module) -> None:
+    """Let attention modules know how wide they are now, where they remember it."""
+    module: Any
+    for module in model.modules():
+        if hasattr(module, "split_size") and hasattr(module, "c_attn"):  # GPT-2
+            module.split_size = module.c_attn.nf // 3
+            module.num_heads = module.split_size // module.head_dim
+        elif hasattr(module, "all_head_size") and hasattr(module, "query"):  # BERT's family
+            module.all_head_size = _outputs(module.query)
+            module.num_attention_heads = module.all_head_size // module.attention_head_size
+
+
+def _make_pair(model: nn.Module, name: str, tensors: Mapping[str, Tensor]) -> None:
+    if isinstance(model.get_submodule(name), nn.Sequential):
+        return  # a plain model's own
+    down, up = tensors[f"{name}.{DOWN}.weight"], tensors[f"{name}.{UP}.weight"]
+    pair = _pair(down.shape[1], down.shape[0], up.shape[0], bias=f"{name}.{UP}.bias" in tensors, like=down)
+    model.set_submodule(name, pair)
+
+
+def _pair(inputs: int, rank: int, outputs: int, *, bias: bool, like: Tensor) -> nn.Sequential:
+    settings: Any = {"device": like.device, "dtype": like.dtype}
+    return nn.Sequential(nn.Linear(inputs, rank, bias=False, **settings), nn.Linear(rank, outputs, bias, **settings))
+
+
+def _set(module: nn.Module, key: str, tensor: Tensor) -> None:
+    old = getattr(module, key)
+    if key in module._buffers:
+        module._buffers[key] = tensor.detach().clone()
+    else:
+        module._parameters[key] = nn.Parameter(tensor.detach().clone(), requires_grad=old.requires_grad)
+
+
+def _transposed(module: nn.Module) -> bool:
+    """GPT-2's `Conv1D` keeps `[inputs, outputs]`."""
+    return type(module).__name__ == "Conv1D"
+
+
+def _outputs(module: Any) -> int:
+    part: Any = module[-1] if isinstance(module, nn.Sequential) else module
+    weight: Tensor = part.weight
+    return weight.shape[0]
+
+
+def _describe(module: Any) -> None:
+    """The sizes that a module says it has, from the weight that it has."""
+    shape: Sequence[int] = module.weight.shape
+    if _transposed(module):
+        module.nx, module.nf = shape
+    elif isinstance(module, nn.Linear):
+        module.out_features, module.in_features = shape
+    elif isinstance(module, nn.Conv2d):
+        module.out_channels, module.in_channels = shape[0], shape[1] * module.groups
+    elif isinstance(module, nn.Embedding):
+        module.num_embeddings, module.embedding_dim = shape
+    elif isinstance(module, nn.LayerNorm):
+        module.normalized_shape = tuple(shape)
+    elif isinstance(module, nn.BatchNorm2d):
+        module.num_features = shape[0]
+    else:
+        raise KdcError(f"no way is known to resize a {type(module).__name__}", "leave its shape as it is")
