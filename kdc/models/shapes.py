@@ -84,11 +84,16 @@ def load_cut(folder: Path, model_class: Any, config: Any) -> Any:
         raise KdcError(f"{folder}: {wrong[0]} has not the shape that {SHAPES} says", "make the model again")
     with quiet():
         model = model_class(config)
-    reshape(model, tensors)
+    try:
+        reshape(model, tensors)
+    except AttributeError as error:
+        raise KdcError(
+            f"{folder}: its weights are of no {model_class.__name__} of its config ({error})", "make it again"
+        ) from error
     tied = set(getattr(model, "all_tied_weights_keys", None) or ())
     missing, unknown = model.load_state_dict(tensors, strict=False, assign=True)
     if lost := [*unknown, *(name for name in missing if name not in tied)]:
-        raise KdcError(f"{folder}: {lost[0]} is of no {model_class.__name__} of this config", "make the model again")
+        raise KdcError(f"{folder}: {lost[0]} and a {model_class.__name__} do not go together", "make the model again")
     model.tie_weights()
     return model.eval()
 
