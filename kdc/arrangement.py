@@ -7,11 +7,12 @@ from other seeds and controls that learn from nobody.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from kdc import stages
+from kdc.compress.base import Recovery
 from kdc.data.transfer import check_files
 from kdc.distill.preflight import Pairing, Preflight, logits_alone, refuse
 from kdc.distill.terms.logits import HardLabels
@@ -23,6 +24,8 @@ from kdc.store import Published
 if TYPE_CHECKING:
     from kdc.config import RunConfig
 
+ANSWERS: Mapping[str, Sequence[int]] = {"logits": []}
+"""What recovery reads of a teacher."""
 TEACHER, STUDENT = "teacher", "student"
 HARD, SCRATCH = "hard labels", "from scratch"
 
@@ -157,6 +160,45 @@ class Arrangement:
                 ]
                 arms.append(Arm(name, tuple(made)))
         return arms
+
+    def recover(self, key: str, recovery: Recovery, cut: Published) -> Published:
+        """What the pass `key` left of the last model, taught by the teachers that the student had."""
+        terms = {name: term for name, term in self.terms.items() if term.reads_answers}
+        asks = any(term.asks_of_teacher for term in terms.values())
+        pupil = Pupil(
+            role=f"recovery {key}",
+            config=None,
+            origin=cut,
+            terms=terms,
+            train=self.config.train.model_copy(update=recovery.model_dump(exclude_none=True)),
+            seed=self.config.seed,
+            teachers=self._answering() if asks else (),
+            wanted=ANSWERS if asks else None,
+        )
+        return self.enter(
+            f"recover {key}", lambda: stages.recovery_step(pupil, self.config.distill, self.data, self.world)
+        )
+
+    def _answering(self) -> list[Taught]:
+        """The student's teachers, or the one teacher there is, with their logits for all rows."""
+        student = self.pupils.get(STUDENT)
+        if student is not None and student.wanted == ANSWERS:
+            return list(student.teachers)
+        masters = [taught.name for taught in student.teachers] if student is not None else [TEACHER]
+        top_k = self.config.distill.top_k
+        return [
+            Taught(
+                master,
+                self._model(master),
+                self.enter(
+                    f"answers of {master}",
+                    lambda master=master: stages.signals_step(  # type: ignore[misc]
+                        self._model(master), ANSWERS, self.data, self.world, top_k=top_k
+                    ),
+                ),
+            )
+            for master in masters or [TEACHER]
+        ]
 
     def _choose_rows(self) -> None:
         """Students learn from the transfer set where there is one; terms that read labels need some there."""

@@ -28,7 +28,19 @@ FITTING = {
 
 def cross_check(config: RunConfig) -> list[str]:
     """Every problem, each one line that starts with its dotted key."""
-    checks = (_task, _train, _transfer, _arrangement, _layers, _loss, _precisions, _runtimes, _data_dir, _report)
+    checks = (
+        _task,
+        _train,
+        _transfer,
+        _arrangement,
+        _layers,
+        _loss,
+        _passes,
+        _precisions,
+        _runtimes,
+        _data_dir,
+        _report,
+    )
     return [problem for check in checks for problem in check(config)]
 
 
@@ -168,6 +180,22 @@ def _depth(teacher: ModelConfig) -> int | None:
 def _loss(config: RunConfig) -> Iterator[str]:
     if config.student is not None and not any(not term.is_off for term in config.loss.terms.values()):
         yield "loss.terms: no term has a weight above 0; give one, e.g. loss.terms.kl.weight=1"
+
+
+def _passes(config: RunConfig) -> Iterator[str]:
+    planned = None
+    for key, step in config.compress.items():
+        if step.changes_weights and planned is not None:
+            yield f"compress: {key} changes weights, which {planned} before it has quantized; put {key} first"
+        planned = key if step.precision is not None else planned
+        if step.recover is None:
+            continue
+        if not step.changes_weights:
+            yield f"compress.{key}.recover: {step.name} leaves the weights as they are; set it to null"
+        elif config.distill.peers:
+            yield f"compress.{key}.recover: students that learn from one another have no teacher; set it to null"
+        elif not any(term.reads_answers and not term.is_off for term in config.loss.terms.values()):
+            yield f"compress.{key}.recover: no term of the loss reads logits alone; add one, e.g. loss=kd"
 
 
 def _precisions(config: RunConfig) -> Iterator[str]:

@@ -79,6 +79,9 @@ class Estimator:
             cost = Cost(START_SECONDS, _idle(shape))
             if "training" in parts:
                 cost = self._training(shape, parts["training"])
+        elif step.name == "recovery":
+            shape = self.shapes[parts["start"]]
+            cost = self._training(shape, parts["training"])
         elif step.name == "signals":
             shape = self.shapes[parts["teacher"]]
             cost = self._forward(shape, len(self.data.splits["train"]))

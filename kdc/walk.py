@@ -39,13 +39,18 @@ def models(config: RunConfig, data: Data, world: World, enter: Enter) -> tuple[l
     points = arrangement.models()
     arms = arrangement.arms()
     for key, chosen in config.compress.items():
-        points.append(_apply(key, chosen.resolved(), points[-1], data, config.seed, enter))
+        points.append(_apply(key, chosen.resolved(), points[-1], arrangement))
     return points, arms
 
 
-def _apply(key: str, step: Pass, before: Point, data: Data, seed: int, enter: Enter) -> Point:
-    done = enter(f"compress {key}", lambda: stages.compress_step(step, before.model, before.plan, data, seed))
+def _apply(key: str, step: Pass, before: Point, run: Arrangement) -> Point:
+    done = run.enter(
+        f"compress {key}",
+        lambda: stages.compress_step(step, before.model, before.plan, run.labelled, run.config.seed),
+    )
     model = done if step.changes_weights else before.model
+    if step.recover is not None:
+        model = run.recover(key, step.recover, model)
     return Point(f"{before.name}+{key}", model, done, step.precision or before.precision, (before.name,))
 
 

@@ -6,6 +6,8 @@ from abc import abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Self
 
+from pydantic import PositiveFloat
+
 from kdc.compress.plan import Precision, PrecisionPlan
 from kdc.registry import Component, Registry
 
@@ -13,6 +15,16 @@ if TYPE_CHECKING:
     from torch import nn
 
     from kdc.compress.calibration import Calibration
+
+
+class Recovery(Component):
+    """Training with the teacher's answers after a pass, to win back quality: zeros and shapes stay as they are.
+
+    A `learning_rate` of null is that of `train`.
+    """
+
+    epochs: PositiveFloat = 1
+    learning_rate: PositiveFloat | None = None
 
 
 @dataclass(frozen=True)
@@ -28,12 +40,14 @@ class Pass(Component):
     """One compression step: it changes the module, or the precision plan that a runtime realizes.
 
     `changes_weights` says which: a pass that leaves the weights alone costs no copy of the model. `precision` is what
-    it asks of a runtime, so that a missing cell of precision x runtime is refused before a model is loaded.
+    it asks of a runtime, so that a missing cell of precision x runtime is refused before a model is loaded. `recover`
+    trains what it left of the model, which only a pass that changes weights can ask for.
     """
 
     changes_weights: ClassVar[bool] = False
     precision: ClassVar[Precision | None] = None
     name: str
+    recover: Recovery | None = None
 
     def resolved(self) -> Self:
         """This pass with every choice that it leaves to the machine made, so that a stage's key holds it."""

@@ -18,6 +18,7 @@ from kdc.distill.cohort import Cohort, CohortCollator, cohort
 from kdc.distill.distiller import Distiller
 from kdc.distill.dropout import bit_dropout
 from kdc.distill.loop import Lesson, Loop, arguments
+from kdc.distill.masks import KeepZeros
 from kdc.distill.settings import TrainConfig
 from kdc.distill.terms.base import Term
 from kdc.errors import KdcError
@@ -42,13 +43,15 @@ def train(
     scratch: Path,
     progress: Progress,
     audit_at: tuple[float, ...] = (),
+    keeps_zeros: bool = False,
 ) -> Train:
     """Train `built.model` in place and leave the weights of its best validation in it.
 
     Checkpoints go to `scratch`; if a killed run left whole ones there, training goes on from the newest. `audit_at`
-    are the moments (shares of the steps) of loss audits.
+    are the moments (shares of the steps) of loss audits. With `keeps_zeros`, weights that were pruned stay pruned.
     """
     set_seed(seed)
+    pruned = [KeepZeros(built.model)] if keeps_zeros else []
     encoded = built.encoder.encode(lesson.train)
     buckets = LengthBuckets([built.encoder.length(row) for row in encoded], settings.batch_size, seed=seed)
     targets = lesson.task.targets(lesson.train, encoded) if any(t.needs_labels for t in terms.values()) else None
@@ -68,7 +71,7 @@ def train(
         collator,
         Parts(buckets, accumulate=settings.accumulate, rank=distributed.rank(), world=distributed.world_size()),
         arguments(settings, lesson, steps=steps, epoch_steps=len(buckets), scratch=scratch, seed=seed),
-        callbacks=[saver, *([EarlyStoppingCallback(settings.patience)] if settings.patience else [])],
+        callbacks=[*pruned, saver, *([EarlyStoppingCallback(settings.patience)] if settings.patience else [])],
         audit_steps={min(round(moment * steps), steps - 1) for moment in audit_at},
         spare_rows=alone and not any("weights" in term.reads for term in terms.values()),
     )

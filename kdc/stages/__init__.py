@@ -10,6 +10,7 @@ from kdc.stages.artifacts import (
 )
 from kdc.stages.base import ARTIFACT, MODEL, SUMMARY, Data, Step, World, summary
 from kdc.stages.data import data_step, described, loaded, read_data, read_transfer, transfer_step
+from kdc.stages.recovery import recovery_step
 from kdc.stages.students import Pupil, Taught, peer_step, student_step
 from kdc.stages.teachers import signals_step, teacher_step
 
@@ -34,6 +35,7 @@ __all__ = [
     "read_data",
     "read_outputs",
     "read_transfer",
+    "recovery_step",
     "signals_step",
     "student_step",
     "summary",

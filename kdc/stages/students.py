@@ -44,12 +44,13 @@ class Taught:
 class Pupil:
     """Who learns: its model, from what it starts, and what it is told.
 
-    `origin` is the model whose layers or tokenizer it takes; `fresh` draws its weights anew, whatever it starts from.
+    `origin` is the model whose layers or tokenizer it takes, or, without a `config`, which it is; `fresh` draws its
+    weights anew, whatever it starts from.
     `peers` learn along with it, and take the place of teachers.
     """
 
     role: str
-    config: StudentConfig
+    config: StudentConfig | None
     origin: Published
     terms: Mapping[str, Term]
     train: TrainConfig
@@ -64,6 +65,7 @@ class Pupil:
 def student_step(pupil: Pupil, distill: DistillConfig, data: Data, world: World) -> Step:
     """A student, trained on its terms: a folder with `model/`."""
     config = pupil.config
+    assert config is not None
     settings = pupil.train.at_rate_for(from_scratch=config.from_scratch or pupil.fresh)
     identity, _ = checkpoint_identity(config, "student", data.task)
     parts = {
@@ -74,17 +76,7 @@ def student_step(pupil: Pupil, distill: DistillConfig, data: Data, world: World)
         "peers": [
             [key, _described(peer), checkpoint_identity(peer, key, data.task)[0]] for key, peer in pupil.peers.items()
         ],
-        "teachers": {
-            taught.name: {"model": taught.model.key, "signals": taught.signals.key if taught.signals else None}
-            for taught in pupil.teachers
-        },
-        "wanted": {signal: list(layers) for signal, layers in (pupil.wanted or {}).items()},
-        "combine": _combination(pupil, distill),
-        "terms": [[key, term.model_dump(mode="json")] for key, term in pupil.terms.items()],
-        "audit": distill.audit,
-        "data": data.shape,
-        "training": training_parts(settings, data, pupil.seed),
-        "packages": packages("torch", "transformers", "tokenizers"),
+        **lesson_parts(pupil, settings, distill, data),
     }
 
     def model(scratch: Path) -> tuple[Models, dict[str, Any]]:
@@ -100,12 +92,29 @@ def student_step(pupil: Pupil, distill: DistillConfig, data: Data, world: World)
         for line in built.notes:
             world.screen.say(line)
         peers = {name: build_model(peer, "student", data.needs, teacher=origin) for name, peer in pupil.peers.items()}
-        source = _source(pupil, distill, data)
+        source = teachers_answers(pupil, distill, data)
         lesson = Teaching(data, pupil.terms, source, pupil.outlines, tuple(distill.audit), peers)
         record = lesson.teach(built, settings, pupil.seed, scratch, world, pupil.role)
         return {MODEL: built, **{f"{PEERS}/{name}": peer for name, peer in peers.items()}}, record
 
     return model_step("student", config, parts, model, trains=True)
+
+
+def lesson_parts(pupil: Pupil, settings: TrainConfig, distill: DistillConfig, data: Data) -> dict[str, Any]:
+    """What of a key says from whom and how a pupil learns."""
+    return {
+        "teachers": {
+            taught.name: {"model": taught.model.key, "signals": taught.signals.key if taught.signals else None}
+            for taught in pupil.teachers
+        },
+        "wanted": {signal: list(layers) for signal, layers in (pupil.wanted or {}).items()},
+        "combine": _combination(pupil, distill),
+        "terms": [[key, term.model_dump(mode="json")] for key, term in pupil.terms.items()],
+        "audit": distill.audit,
+        "data": data.shape,
+        "training": training_parts(settings, data, pupil.seed),
+        "packages": packages("torch", "transformers", "tokenizers"),
+    }
 
 
 def _described(config: StudentConfig) -> dict[str, Any]:
@@ -122,7 +131,7 @@ def peer_step(cohort: Published, name: str, config: StudentConfig, origin: Publi
     return Step("peer", {"cohort": cohort.key, "name": name, "origin": origin.key}, build, model=config)
 
 
-def _source(pupil: Pupil, distill: DistillConfig, data: Data) -> Source | None:
+def teachers_answers(pupil: Pupil, distill: DistillConfig, data: Data) -> Source | None:
     """Whatever the pupil's teachers say, as one."""
     if not pupil.teachers:
         return None

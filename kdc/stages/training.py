@@ -35,6 +35,7 @@ class Teaching:
     outlines: tuple[Outline, Outline] | None = None
     audit_at: tuple[float, ...] = ()
     peers: Mapping[str, Built] = field(default_factory=dict)
+    keeps_zeros: bool = False
 
     def teach(
         self, built: Built, settings: TrainConfig, seed: int, scratch: Path, world: World, title: str
@@ -52,14 +53,14 @@ class Teaching:
         with reporting(settings.trackers, tracking, title), world.screen.bar(f"train the {title}") as advance:
             record = train(
                 built, lesson, self.terms, settings,
-                seed=seed, scratch=scratch, progress=advance, audit_at=self.audit_at,
+                seed=seed, scratch=scratch, progress=advance, audit_at=self.audit_at, keeps_zeros=self.keeps_zeros,
             )  # fmt: skip
         return record.model_dump(mode="json")
 
 
 def model_step(
     name: str,
-    config: ModelConfig,
+    config: ModelConfig | None,
     parts: Mapping[str, Any],
     models: Callable[[Path], tuple[Models, Any]],
     *,

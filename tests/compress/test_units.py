@@ -1,4 +1,4 @@
-"""Units of structured pruning: scores against formulas in NumPy and finite differences, choice by hand, cut by masks."""
+"""Units of structured pruning: scores against NumPy and finite differences, choices by hand, cuts against masks."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ def test_magnitude_is_the_norm_of_all_weights_of_a_unit(family: str) -> None:
                 own = list(range(unit * one.size, (unit + 1) * one.size))
                 pieces = [weight(model, one.reader)[:, own]]
                 for maker in one.makers:
-                    for part in range(one.parts):
-                        pieces.append(weight(model, maker)[[part * one.count * one.size + row for row in own]])
+                    parts = [[part * one.count * one.size + row for row in own] for part in range(one.parts)]
+                    pieces += [weight(model, maker)[rows] for rows in parts]
                 norms.append(np.sqrt(sum((piece**2).sum() for piece in pieces)))
             np.testing.assert_allclose(found, norms / np.mean(norms), rtol=1e-12)
 

@@ -81,6 +81,11 @@ class Term(Component):
         return extremes(self.weight) == (0, 0)
 
     @property
+    def reads_answers(self) -> bool:
+        """Whether it reads no more of a model than its answers."""
+        return self.reads == {"logits"} and self.asks_of_teacher <= {"logits"}
+
+    @property
     def asks_of_teacher(self) -> frozenset[str]:
         """`reads_of_teacher`, and the logits where a setting depends on the teacher's confidence."""
         by_confidence = any(asks_confidence(getattr(self, key)) for key in type(self).model_fields)
