@@ -232,6 +232,26 @@ def test_what_is_refused(overrides: Sequence[str], message: str) -> None:
             ["loss.terms.jacobian={name: jacobian}", "train.compile=true"],
             "loss.terms.jacobian: jacobian differentiates twice, a compiled model once; set train.compile=false",
         ),
+        (
+            ["compress=[int8,prune_ffn]"],
+            "compress: prune_ffn changes weights, which int8 before it has quantized; put prune_ffn first",
+        ),
+        (
+            ["compress.int8.recover={epochs: 1}"],
+            "compress.int8.recover: int8 leaves the weights as they are; set it to null",
+        ),
+        (
+            ["compress=prune_ffn", "compress.prune_ffn.recover={epochs: 1}", "+student@distill.peers.peer=layers"],
+            "compress.prune_ffn.recover: students that learn from one another have no teacher; set it to null",
+        ),
+        (
+            [
+                "compress=prune_ffn",
+                "compress.prune_ffn.recover={epochs: 1}",
+                "loss.terms={hidden: {name: hidden}, kl: null, hard: null}",
+            ],
+            "compress.prune_ffn.recover: no term of the loss reads logits alone; add one, e.g. loss=kd",
+        ),
     ],
 )
 def test_cross_checks(overrides: Sequence[str], message: str) -> None:

@@ -38,7 +38,7 @@ def compress_step(step: Pass, model: Published, plan: Published | None, data: Da
         note(folder, notes=done.lines)
 
     parts: dict[str, Any] = {
-        "pass": step,
+        "pass": step.model_copy(update={"recover": None}),  # a step of its own
         "model": model.key,
         "plan": plan.key if plan else None,
         "data": data.shape,

@@ -1,0 +1,123 @@
+"""Passes in whole runs: what each makes of the model, how it recovers, and that nothing else is computed anew."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from kdc.record import RunRecord
+from tests import runs
+
+TORCH = ("runtime=torch", "bench.rows=0", "train.precision=fp32")
+PRUNED = ("compress=[prune_heads,prune_ffn]", "compress.prune_ffn.align=1")
+RECOVER = "compress.prune_ffn.recover={epochs: 2, learning_rate: 1e-3}"
+
+
+@pytest.fixture(scope="module")
+def train(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return runs.write_csv(tmp_path_factory.mktemp("data") / "train.csv", 80)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def _untimed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kdc.timing.time_variants", runs.untimed)
+
+
+def run(train: Path, cache: Path, folder: Path, *words: str) -> RunRecord:
+    return runs.run(runs.config(train, cache, *TORCH, *PRUNED, *words), folder / "run")
+
+
+def made(record: RunRecord) -> list[str]:
+    """The stages that make models and plans, those that were computed anew marked."""
+    passed = ("export", "predict", "latency", "data")
+    return [
+        f"{stage.name}{'' if stage.cached else ' *'}" for stage in record.stages if not stage.name.startswith(passed)
+    ]
+
+
+def test_passes_follow_one_another_and_recover(train: Path, cache: Path, tmp_path: Path) -> None:
+    record = run(train, cache, tmp_path, RECOVER)
+    assert made(record) == [
+        "teacher *", "signals *", "student *", "compress prune_heads *", "compress prune_ffn *", "recover prune_ffn *",
+    ]  # fmt: skip
+    assert {variant.name: variant.parents for variant in record.variants} == {
+        "teacher.torch": [], "student.torch": ["teacher"], "student+prune_heads.torch": ["student"],
+        "student+prune_heads+prune_ffn.torch": ["student+prune_heads"],
+    }  # fmt: skip
+    sizes = [variant.parameters.total for variant in record.variants if variant.parameters]
+    head, neurons = 16 * (3 * (32 + 1) + 32), 32 * (2 * 32 + 1)
+    assert sizes[1] - sizes[2] == head
+    assert sizes[2] - sizes[3] == neurons
+    notes = {stage.name: stage.notes for stage in record.stages}
+    assert notes["compress prune_heads"] == ["bert.encoder.layer.0: 2 -> 1 heads"]
+    assert notes["compress prune_ffn"] == ["bert.encoder.layer.0: 64 -> 32 neurons"]
+    trained = next(stage.train for stage in record.stages if stage.name == "recover prune_ffn")
+    assert trained is not None
+    assert trained.epochs == 2
+    rates = [row["learning_rate"] for row in trained.history if "learning_rate" in row]
+    assert 5e-4 < max(rates) <= 1e-3
+    assert {"kl", "hard"} <= {key for row in trained.history for key in row}
+    again = run(train, cache, tmp_path / "other", "compress.prune_ffn.recover={epochs: 1, learning_rate: 1e-3}")
+    assert [name for name in made(again) if name.endswith("*")] == ["recover prune_ffn *"]
+
+
+def test_a_teacher_recovers_by_its_own_answers(train: Path, cache: Path, tmp_path: Path) -> None:
+    record = run(train, cache, tmp_path, RECOVER, "student=none")
+    assert made(record) == [
+        "teacher", "compress prune_heads *", "compress prune_ffn *", "answers of teacher", "recover prune_ffn *",
+    ]  # fmt: skip
+    assert record.variants[-1].name == "teacher+prune_heads+prune_ffn.torch"
+
+
+def test_a_student_of_layers_recovers_by_answers_alone(train: Path, cache: Path, tmp_path: Path) -> None:
+    record = run(train, cache, tmp_path, RECOVER, "loss.terms.hidden={name: hidden}")
+    assert made(record)[3:] == [
+        "compress prune_heads *", "compress prune_ffn *", "answers of teacher", "recover prune_ffn *",
+    ]  # fmt: skip
+    trained = next(stage.train for stage in record.stages if stage.name == "recover prune_ffn")
+    assert trained is not None
+    assert not any("hidden" in row for row in trained.history)
+
+
+ALONE = """
+import json, sys
+import numpy as np
+
+ids = np.arange(2, 12).reshape(2, 5)
+feeds = [ids, np.zeros_like(ids), np.ones_like(ids)]
+if sys.argv[1].endswith(".torch"):
+    import torch
+
+    module = torch.export.load(sys.argv[1] + "/forward.pt2").module()
+    said = module(*map(torch.from_numpy, feeds))[0].detach().numpy()
+else:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(sys.argv[1] + "/forward.onnx")
+    said = session.run(None, dict(zip([port.name for port in session.get_inputs()], feeds)))[0]
+assert "kdc" not in sys.modules
+print(json.dumps(said.tolist()))
+"""
+
+
+def test_a_cut_model_ships_without_kdc(train: Path, cache: Path, tmp_path: Path) -> None:
+    run(train, cache, tmp_path, "runtime=[torch,onnxruntime]")
+    said = []
+    for runtime in ("torch", "onnxruntime"):
+        artifact = tmp_path / "run" / "artifacts" / f"student+prune_heads+prune_ffn.{runtime}"
+        command = [sys.executable, "-c", ALONE, str(artifact)]
+        ended = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+        assert ended.returncode == 0, ended.stderr
+        said.append(torch.tensor(json.loads(ended.stdout.splitlines()[-1])))
+    torch.testing.assert_close(said[0], said[1], rtol=1e-4, atol=1e-5)
+    assert said[0].std() > 0
