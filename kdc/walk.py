@@ -43,15 +43,23 @@ def models(config: RunConfig, data: Data, world: World, enter: Enter) -> tuple[l
     return points, arms
 
 
-def _apply(key: str, step: Pass, before: Point, run: Arrangement) -> Point:
+def _apply(key: str, chosen: Pass, before: Point, run: Arrangement) -> Point:
+    model, plan, rounds = before.model, before.plan, chosen.in_rounds()
+    for number, step in enumerate(rounds, 1):
+        label = f"{key} {number}/{len(rounds)}" if len(rounds) > 1 else key
+        model, plan = _cut(label, step, model, plan, run)
+    return Point(f"{before.name}+{key}", model, plan, chosen.precision or before.precision, (before.name,))
+
+
+def _cut(
+    label: str, step: Pass, model: Published, plan: Published | None, run: Arrangement
+) -> tuple[Published, Published]:
+    """The stages that hold the model and the plan after one pass, and its recovery if it has one."""
     done = run.enter(
-        f"compress {key}",
-        lambda: stages.compress_step(step, before.model, before.plan, run.labelled, run.config.seed),
+        f"compress {label}", lambda: stages.compress_step(step, model, plan, run.labelled, run.config.seed)
     )
-    model = done if step.changes_weights else before.model
-    if step.recover is not None:
-        model = run.recover(key, step.recover, model)
-    return Point(f"{before.name}+{key}", model, done, step.precision or before.precision, (before.name,))
+    changed = done if step.changes_weights else model
+    return changed if step.recover is None else run.recover(label, step.recover, changed), done
 
 
 def cells(config: RunConfig, points: Sequence[Point]) -> tuple[list[tuple[Point, Runtime]], list[str]]:

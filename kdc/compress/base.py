@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Self
 
@@ -53,6 +54,10 @@ class Pass(Component):
         """This pass with every choice that it leaves to the machine made, so that a stage's key holds it."""
         return self
 
+    def in_rounds(self) -> Sequence[Self]:
+        """The passes that this one is taken in, one after the other."""
+        return [self]
+
     @property
     def rows_to_see(self) -> int:
         """How many training rows it has to look at."""
@@ -64,5 +69,5 @@ class Pass(Component):
 
 
 PASSES: Registry[Pass] = Registry(
-    "compression pass", [f"kdc.compress.{name}" for name in ("prune_ffn", "prune_heads", "int8", "bf16")]
+    "compression pass", [f"kdc.compress.{name}" for name in ("prune", "prune_ffn", "prune_heads", "int8", "bf16")]
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -28,7 +28,10 @@ class Calibration:
     rows: Examples
 
     def inputs_of(self, model: nn.Module, names: list[str]) -> Iterator[dict[str, Tensor]]:
-        """What the named modules read, batch by batch, `[positions, inputs]`: of texts the real tokens alone."""
+        """What the named linears and convolutions compute each position of their output from, batch by batch.
+
+        `[positions, inputs]`: of texts the real tokens alone, of pictures the patch of pixels under the kernel.
+        """
         import torch
 
         seen: dict[str, Tensor] = {}
@@ -46,16 +49,34 @@ class Calibration:
                 with torch.no_grad():
                     model.eval()(**batch)
                 mask = batch.get("attention_mask")
-                yield {name: _real(states, mask) for name, states in seen.items()}
+                yield {name: _positions(model.get_submodule(name), states, mask) for name, states in seen.items()}
+
+    def input_norms(self, model: nn.Module, names: list[str]) -> dict[str, Tensor]:
+        """The Euclidean norm of every input of the named modules over all positions, `[inputs]`."""
+        squares: dict[str, Tensor] = {}
+        for batch in self.inputs_of(model, names):
+            for name, states in batch.items():
+                own = states.double().square().sum(dim=0)
+                squares[name] = squares[name] + own if name in squares else own
+        return {name: total.sqrt().float() for name, total in squares.items()}
+
+    def gradients(self, model: nn.Module, parameters: Sequence[Tensor]) -> list[Tensor]:
+        """Of the mean loss over all rows, with respect to these parameters."""
+        import torch
+
+        totals = [torch.zeros_like(parameter) for parameter in parameters]
+        for loss, _ in self._losses(model):
+            for total, gradient in zip(totals, torch.autograd.grad(loss, parameters), strict=True):
+                total += gradient / len(self.rows)
+        return totals
 
     def saliencies(self, model: nn.Module, names: list[str]) -> dict[str, np.ndarray]:
         """For every row, what scaling each input of the named linears would change of the loss: `[rows, inputs]`.
 
         With a mask m = 1 over a linear's inputs x, that is dL/dm = sum of x * dL/dx over the row's tokens, of the
-        row's own loss: the model's against the row's label.
+        row's own loss.
         """
         import torch
-        from torch.nn.functional import cross_entropy
 
         seen: dict[str, Tensor] = {}
         found: dict[str, list[np.ndarray]] = {name: [] for name in names}
@@ -70,18 +91,24 @@ class Calibration:
         with ExitStack() as stack:
             for name in names:
                 stack.callback(model.get_submodule(name).register_forward_pre_hook(watch(name)).remove)
-            for batch, targets in self._batches():
-                with torch.enable_grad():
-                    logits = model.eval()(**batch).logits.float()
-                    # a sum over rows: each row's gradient is that of its own loss
-                    loss = cross_entropy(
-                        logits.flatten(0, -2), targets.flatten(), reduction="sum", ignore_index=IGNORED
-                    )
-                    gradients = torch.autograd.grad(loss, [seen[name] for name in names])
+            for loss, rows in self._losses(model):
+                gradients = torch.autograd.grad(loss, [seen[name] for name in names])
                 for name, gradient in zip(names, gradients, strict=True):
                     change = (seen[name].detach() * gradient).float()
-                    found[name].append(change.reshape(len(targets), -1, change.shape[-1]).sum(dim=1).cpu().numpy())
+                    found[name].append(change.reshape(rows, -1, change.shape[-1]).sum(dim=1).cpu().numpy())
         return {name: np.concatenate(parts) for name, parts in found.items()}
+
+    def _losses(self, model: nn.Module) -> Iterator[tuple[Tensor, int]]:
+        """The model's loss against the labels, batch by batch, and over how many rows: a sum over them, so that each
+        row's gradient is that of its own loss."""
+        import torch
+        from torch.nn.functional import cross_entropy
+
+        for batch, targets in self._batches():
+            with torch.enable_grad():
+                logits = model.eval()(**batch).logits.float()
+                loss = cross_entropy(logits.flatten(0, -2), targets.flatten(), reduction="sum", ignore_index=IGNORED)
+            yield loss, len(targets)
 
     def _batches(self) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
         import torch
@@ -96,8 +123,13 @@ class Calibration:
             yield {name: torch.from_numpy(array) for name, array in arrays.items()}, torch.from_numpy(labels)
 
 
-def _real(states: Tensor, mask: Tensor | None) -> Tensor:
-    """`[positions, inputs]` of `[rows, length, inputs]`, padding left out."""
+def _positions(module: Any, states: Tensor, mask: Tensor | None) -> Tensor:
+    """`[positions, inputs]` of what a linear or convolution reads, padding of texts left out."""
+    from torch.nn import functional
+
+    if hasattr(module, "kernel_size"):
+        patches = functional.unfold(states, module.kernel_size, module.dilation, module.padding, module.stride)
+        return patches.transpose(1, 2).flatten(0, 1)
     if states.ndim == 3 and mask is not None and mask.shape == states.shape[:2]:
         return states[mask.bool()]
     return states.reshape(-1, states.shape[-1])

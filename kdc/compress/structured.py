@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from pydantic import Field, PositiveInt
 
-from kdc.compress.base import Done, Pass
+from kdc.compress.base import Done
+from kdc.compress.gradual import Gradual
 from kdc.compress.plan import PrecisionPlan
 from kdc.compress.scope import chosen
 from kdc.compress.units import Score, Units, choose, cut, described, scores
@@ -18,31 +19,28 @@ if TYPE_CHECKING:
     from kdc.compress.calibration import Calibration
     from kdc.models.anatomy import Layer
 
-Ratio = Annotated[float, Field(gt=0, lt=1)]
 
-
-class PruneUnits(Pass):
+class PruneUnits(Gradual):
     """Cuts the share `ratio` of the units that matter least, by `score`; shapes really change.
 
-    `uniform` cuts as many of every layer; otherwise layers compete. `include` and `exclude` are shell patterns of
-    layers' names.
+    `ratio` is what is gone in the end. `uniform` cuts as many of every layer; otherwise layers compete. `include` and
+    `exclude` are shell patterns of layers' names.
     """
 
     changes_weights: ClassVar[bool] = True
     noun: ClassVar[str]
-    ratio: Ratio = 0.5
     score: Score = "taylor"
     uniform: bool = False
     align: PositiveInt = 1
     """Layers keep a multiple of this many units where they can: vector units like round numbers."""
     calibration_rows: PositiveInt = 512
-    """Training rows that scores other than magnitude look at."""
+    """Training rows that scores other than norms of weights look at."""
     include: list[str] = Field(default_factory=list)
     exclude: list[str] = Field(default_factory=list)
 
     @property
     def rows_to_see(self) -> int:
-        return 0 if self.score == "magnitude" else self.calibration_rows
+        return 0 if self.score in ("l1", "l2") else self.calibration_rows
 
     def apply(self, model: nn.Module, plan: PrecisionPlan, rows: Calibration | None = None) -> Done:
         from kdc.models.anatomy import layers
@@ -58,6 +56,10 @@ class PruneUnits(Pass):
         self.note_config(model, {len(numbers) for numbers in kept} if len(names) == len(every) else set())
         sizes = {units.name: (units.count, len(numbers)) for units, numbers in zip(all_units, kept, strict=True)}
         return Done(model, plan, described(sizes, self.noun))
+
+    def cut_to(self, ratio: float, before: float) -> Self:
+        """Units that are gone count no more: of those that are left another share goes."""
+        return self.model_copy(update={"ratio": (ratio - before) / (1 - before)})
 
     @abstractmethod
     def units(self, layer: Layer) -> Units:

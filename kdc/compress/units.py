@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from kdc.models.anatomy import Attention, FeedForward
 
-Score = Literal["magnitude", "activation", "taylor", "fisher"]
+Score = Literal["l1", "l2", "activation", "taylor", "fisher"]
 
 
 @dataclass(frozen=True)
@@ -51,14 +51,14 @@ def heads(layer: str, found: Attention) -> Units:
 def scores(model: nn.Module, all_units: list[Units], score: Score, rows: Calibration | None) -> list[np.ndarray]:
     """How much each unit matters, `[count]` for every entry of `all_units`; comparable between layers.
 
-    `magnitude`: the norm of all weights that go with the unit, over its layer's mean. `activation`: the root mean
+    `l1`, `l2`: that norm of all weights that go with the unit, over its layer's mean. `activation`: the root mean
     square of what the unit adds to its reader's output, if its inputs were independent: rms(x_i) * ||W[:, i]||, as
     Wanda (Sun et al. 2023, arXiv:2306.11695, equation 1) has it weight by weight. `taylor`: the mean over rows of
     |dL/dm| for a mask m on the unit (Michel et al. 2019, arXiv:1905.10650, equation 2). `fisher`: the mean over rows of
     (dL/dm)^2, the diagonal of the empirical Fisher information (Kwon et al. 2022, arXiv:2204.09656, equation 6).
     """
-    if score == "magnitude":
-        found = [_magnitude(model, units) for units in all_units]
+    if score in ("l1", "l2"):
+        found = [_norm(model, units, power=1 if score == "l1" else 2) for units in all_units]
         return [values / values.mean() for values in found]
     assert rows is not None
     if score == "activation":
@@ -68,12 +68,12 @@ def scores(model: nn.Module, all_units: list[Units], score: Score, rows: Calibra
     return [reduce(_by_unit(changes[units.reader], units).sum(axis=-1)).mean(axis=0) for units in all_units]
 
 
-def _magnitude(model: nn.Module, units: Units) -> np.ndarray:
-    squares = _by_unit(np.square(_matrix(model, units.reader)), units).sum(axis=(0, 2))
+def _norm(model: nn.Module, units: Units, *, power: int) -> np.ndarray:
+    sizes = _by_unit(np.abs(_matrix(model, units.reader)) ** power, units).sum(axis=(0, 2))
     for maker in units.makers:
-        rows = np.square(_matrix(model, maker)).sum(axis=1)
-        squares = squares + rows.reshape(units.parts, units.count, units.size).sum(axis=(0, 2))
-    return np.sqrt(squares)
+        rows = (np.abs(_matrix(model, maker)) ** power).sum(axis=1)
+        sizes = sizes + rows.reshape(units.parts, units.count, units.size).sum(axis=(0, 2))
+    return sizes ** (1 / power)
 
 
 def _activation(model: nn.Module, all_units: list[Units], rows: Calibration) -> list[np.ndarray]:

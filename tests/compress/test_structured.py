@@ -21,7 +21,7 @@ LAYERS = [f"bert.encoder.layer.{number}" for number in range(3)]
 def sizes(pass_name: str = "prune_ffn", **settings: Any) -> list[int]:
     """Neurons, or heads, that the pass leaves in each layer of a BERT that has 48 and 4."""
     built = models.texts("bert")
-    step = PASSES[pass_name](**{"name": pass_name, "score": "magnitude", **settings})
+    step = PASSES[pass_name](**{"name": pass_name, "score": "l2", **settings})
     rows = models.calibration(built) if step.rows_to_see else None
     done = step.apply(built.model, PrecisionPlan(), rows)
     found = [
@@ -55,10 +55,10 @@ def test_layers_keep_multiples_of_align() -> None:
 @pytest.mark.parametrize("pass_name", ["prune_ffn", "prune_heads"])
 def test_scores_choose_differently(pass_name: str) -> None:
     chosen = set()
-    for score in ("magnitude", "activation", "taylor", "fisher"):
+    for score in ("l2", "activation", "taylor", "fisher"):
         built = models.texts("bert")
         step = PASSES[pass_name](name=pass_name, score=score, ratio=0.5)
-        assert step.rows_to_see == (0 if score == "magnitude" else 512)
+        assert step.rows_to_see == (0 if score == "l2" else 512)
         done = step.apply(built.model, PrecisionPlan(), models.calibration(built))
         chosen.add(sum(float(weight.double().sum()) for weight in done.model.state_dict().values()))
     assert len(chosen) == (4 if pass_name == "prune_ffn" else 3), "of four heads a layer, two scores keep the same"
@@ -80,7 +80,7 @@ def test_include_and_exclude_name_layers() -> None:
 def test_a_config_says_what_all_layers_have_and_no_more() -> None:
     for settings, size in [({"uniform": True}, 24), ({"uniform": True, "include": ["*.0"]}, 48)]:
         built = models.texts("bert")
-        PASSES["prune_ffn"](name="prune_ffn", score="magnitude", **settings).apply(built.model, PrecisionPlan())
+        PASSES["prune_ffn"](name="prune_ffn", score="l2", **settings).apply(built.model, PrecisionPlan())
         assert built.model.config.intermediate_size == size
 
 

@@ -57,7 +57,7 @@ def test_magnitude_is_the_norm_of_all_weights_of_a_unit(family: str) -> None:
     model = models.texts(family).model
     for kind in KINDS:
         all_units = units(model, kind)
-        for one, found in zip(all_units, scores(model, all_units, "magnitude", None), strict=True):
+        for one, found in zip(all_units, scores(model, all_units, "l2", None), strict=True):
             norms = []
             for unit in range(one.count):
                 own = list(range(unit * one.size, (unit + 1) * one.size))

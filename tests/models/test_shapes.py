@@ -23,7 +23,7 @@ def pruned(family: str, name: str, **settings: Any) -> Built:
     """By halves, the first layer alone unless `settings` say otherwise."""
     settings = {"include": ["*.0"], **settings}
     built = models.texts(family)
-    done = PASSES[name](name=name, score="magnitude", **settings).apply(built.model, PrecisionPlan())
+    done = PASSES[name](name=name, score="l2", **settings).apply(built.model, PrecisionPlan())
     return Built(done.model, built.encoder, new_head=False)
 
 
@@ -75,7 +75,7 @@ def test_a_factorized_linear_loads_as_two(tmp_path: Path) -> None:
 
 def test_what_was_cut_twice_loads_too(tmp_path: Path) -> None:
     built = pruned("gpt2", "prune_ffn")
-    done = PASSES["prune_heads"](name="prune_heads", score="magnitude").apply(built.model, PrecisionPlan())
+    done = PASSES["prune_heads"](name="prune_heads", score="l2").apply(built.model, PrecisionPlan())
     save_model(Built(done.model, built.encoder, new_head=False), tmp_path)
     again = load_model(tmp_path, tiny.task())
     torch.testing.assert_close(models.answers(again), models.answers(built), rtol=0, atol=0)
