@@ -183,8 +183,11 @@ def _loss(config: RunConfig) -> Iterator[str]:
 
 
 def _passes(config: RunConfig) -> Iterator[str]:
-    planned = None
+    planned = split = None
     for key, step in config.compress.items():
+        if step.cuts_units and split is not None:
+            yield f"compress: {key} cuts outputs of linears, which {split} before it has split; put {key} first"
+        split = key if step.splits_linears else split
         if step.changes_weights and planned is not None:
             yield f"compress: {key} changes weights, which {planned} before it has quantized; put {key} first"
         planned = key if step.precision is not None else planned

@@ -237,6 +237,10 @@ def test_what_is_refused(overrides: Sequence[str], message: str) -> None:
             "compress: prune_ffn changes weights, which int8 before it has quantized; put prune_ffn first",
         ),
         (
+            ["compress=[svd,prune_heads]"],
+            "compress: prune_heads cuts outputs of linears, which svd before it has split; put prune_heads first",
+        ),
+        (
             ["compress.int8.recover={epochs: 1}"],
             "compress.int8.recover: int8 leaves the weights as they are; set it to null",
         ),

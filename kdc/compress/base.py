@@ -46,6 +46,10 @@ class Pass(Component):
     """
 
     changes_weights: ClassVar[bool] = False
+    splits_linears: ClassVar[bool] = False
+    """Whether it makes two modules of one, which no pass after it can cut the outputs of."""
+    cuts_units: ClassVar[bool] = False
+    """Whether it takes outputs of linears away."""
     precision: ClassVar[Precision | None] = None
     name: str
     recover: Recovery | None = None
@@ -69,5 +73,6 @@ class Pass(Component):
 
 
 PASSES: Registry[Pass] = Registry(
-    "compression pass", [f"kdc.compress.{name}" for name in ("prune", "prune_ffn", "prune_heads", "int8", "bf16")]
+    "compression pass",
+    [f"kdc.compress.{name}" for name in ("prune", "prune_ffn", "prune_heads", "svd", "int8", "bf16")],
 )

@@ -60,6 +60,27 @@ class Calibration:
                 squares[name] = squares[name] + own if name in squares else own
         return {name: total.sqrt().float() for name, total in squares.items()}
 
+    def moments(self, model: nn.Module, names: list[str]) -> dict[str, Tensor]:
+        """The mean of x x' over all positions, of the inputs x of the named modules, `[inputs, inputs]` in float64."""
+        totals: dict[str, Tensor] = {}
+        positions: dict[str, int] = dict.fromkeys(names, 0)
+        for batch in self.inputs_of(model, names):
+            for name, states in batch.items():
+                own = states.double().t() @ states.double()
+                totals[name] = totals[name] + own if name in totals else own
+                positions[name] += len(states)
+        return {name: total / positions[name] for name, total in totals.items()}
+
+    def fisher(self, model: nn.Module, parameters: Sequence[Tensor]) -> list[Tensor]:
+        """The mean over rows of the squared gradient of the row's own loss: the empirical Fisher's diagonal."""
+        import torch
+
+        totals = [torch.zeros_like(parameter) for parameter in parameters]
+        for loss, _ in self._losses(model, batch=1):
+            for total, gradient in zip(totals, torch.autograd.grad(loss, parameters), strict=True):
+                total += gradient.square() / len(self.rows)
+        return totals
+
     def gradients(self, model: nn.Module, parameters: Sequence[Tensor]) -> list[Tensor]:
         """Of the mean loss over all rows, with respect to these parameters."""
         import torch
@@ -98,28 +119,28 @@ class Calibration:
                     found[name].append(change.reshape(rows, -1, change.shape[-1]).sum(dim=1).cpu().numpy())
         return {name: np.concatenate(parts) for name, parts in found.items()}
 
-    def _losses(self, model: nn.Module) -> Iterator[tuple[Tensor, int]]:
+    def _losses(self, model: nn.Module, batch: int = BATCH) -> Iterator[tuple[Tensor, int]]:
         """The model's loss against the labels, batch by batch, and over how many rows: a sum over them, so that each
         row's gradient is that of its own loss."""
         import torch
         from torch.nn.functional import cross_entropy
 
-        for batch, targets in self._batches():
+        for inputs, targets in self._batches(batch):
             with torch.enable_grad():
-                logits = model.eval()(**batch).logits.float()
+                logits = model.eval()(**inputs).logits.float()
                 loss = cross_entropy(logits.flatten(0, -2), targets.flatten(), reduction="sum", ignore_index=IGNORED)
             yield loss, len(targets)
 
-    def _batches(self) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
+    def _batches(self, size: int = BATCH) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
         import torch
 
         if len(self.rows) == 0:
             raise KdcError("calibration: there is no row to look at", "raise the pass's calibration_rows")
         encoded = self.encoder.encode(self.rows)
         targets = self.task.targets(self.rows, encoded)
-        for start in range(0, len(encoded), BATCH):
-            arrays: Mapping[str, np.ndarray] = self.encoder.collate(encoded[start : start + BATCH])
-            labels = np.asarray(targets[start : start + BATCH])
+        for start in range(0, len(encoded), size):
+            arrays: Mapping[str, np.ndarray] = self.encoder.collate(encoded[start : start + size])
+            labels = np.asarray(targets[start : start + size])
             yield {name: torch.from_numpy(array) for name, array in arrays.items()}, torch.from_numpy(labels)
 
 

@@ -28,6 +28,7 @@ class PruneUnits(Gradual):
     """
 
     changes_weights: ClassVar[bool] = True
+    cuts_units: ClassVar[bool] = True
     noun: ClassVar[str]
     score: Score = "taylor"
     uniform: bool = False

@@ -18,8 +18,8 @@ from kdc.quiet import quiet
 
 SHAPES = "shapes.json"
 FORMAT = 1
-DOWN, UP = "0", "1"
-"""What the parts of a factorized linear are called."""
+FIRST, SECOND = "0", "1"
+"""What the parts of a factorized matrix are called."""
 
 
 def keep_outputs(model: nn.Module, name: str, kept: Tensor) -> None:
@@ -38,15 +38,22 @@ def keep_inputs(model: nn.Module, name: str, kept: Tensor) -> None:
     _describe(module)
 
 
-def factorize(model: nn.Module, name: str, down: Tensor, up: Tensor) -> None:
-    """Replace a linear by two: `down` `[rank, inputs]`, then `up` `[outputs, rank]` and the bias."""
+def factorize(model: nn.Module, name: str, right: Tensor, left: Tensor) -> None:
+    """Replace a matrix W `[a, b]` by two whose product `left @ right` stands for it, `[a, rank]` and `[rank, b]`.
+
+    Of a linear `[outputs, inputs]` `right` comes first; of an embedding `[tokens, width]` `left` is looked up.
+    """
     module: Any = model.get_submodule(name)
-    bias = module.bias
-    pair = _pair(down.shape[1], down.shape[0], up.shape[0], bias=bias is not None, like=module.weight)
-    _set(pair[0], "weight", down)
-    _set(pair[1], "weight", up)
-    if bias is not None:
-        _set(pair[1], "bias", bias)
+    if isinstance(module, nn.Embedding):
+        pair = _looked_up(module, len(right), right.shape[1])
+        first, second = left, right.t()
+    else:
+        pair = _pair(right.shape[1], len(right), len(left), bias=module.bias is not None, like=module.weight)
+        first, second = right, left
+        if module.bias is not None:
+            _set(pair[1], "bias", module.bias)
+    _set(pair[0], "weight", first)
+    _set(pair[1], "weight", second)
     model.set_submodule(name, pair)
 
 
@@ -101,7 +108,7 @@ def load_cut(folder: Path, model_class: Any, config: Any) -> Any:
 def reshape(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Give a model's modules the shapes of these tensors, by their names; the weights themselves do not come along."""
     for name in {name.rpartition(".")[0] for name in tensors}:
-        if (parent := name.removesuffix(f".{DOWN}")) != name and f"{parent}.{UP}.weight" in tensors:
+        if (parent := name.removesuffix(f".{FIRST}")) != name and f"{parent}.{SECOND}.weight" in tensors:
             _make_pair(model, parent, tensors)
     for name, tensor in tensors.items():
         place, _, key = name.rpartition(".")
@@ -125,11 +132,22 @@ def refresh(model: nn.Module) -> None:
 
 
 def _make_pair(model: nn.Module, name: str, tensors: Mapping[str, Tensor]) -> None:
-    if isinstance(model.get_submodule(name), nn.Sequential):
+    module = model.get_submodule(name)
+    if isinstance(module, nn.Sequential):
         return  # a plain model's own
-    down, up = tensors[f"{name}.{DOWN}.weight"], tensors[f"{name}.{UP}.weight"]
-    pair = _pair(down.shape[1], down.shape[0], up.shape[0], bias=f"{name}.{UP}.bias" in tensors, like=down)
+    first, second = tensors[f"{name}.{FIRST}.weight"], tensors[f"{name}.{SECOND}.weight"]
+    if isinstance(module, nn.Embedding):
+        pair = _looked_up(module, second.shape[1], len(second))
+    else:
+        bias = f"{name}.{SECOND}.bias" in tensors
+        pair = _pair(first.shape[1], len(first), len(second), bias=bias, like=first)
     model.set_submodule(name, pair)
+
+
+def _looked_up(embedding: nn.Embedding, rank: int, width: int) -> nn.Sequential:
+    settings: Any = {"device": embedding.weight.device, "dtype": embedding.weight.dtype}
+    narrow = nn.Embedding(embedding.num_embeddings, rank, padding_idx=embedding.padding_idx, **settings)
+    return nn.Sequential(narrow, nn.Linear(rank, width, bias=False, **settings))
 
 
 def _pair(inputs: int, rank: int, outputs: int, *, bias: bool, like: Tensor) -> nn.Sequential:

@@ -65,11 +65,12 @@ def test_uniform_neurons_leave_a_plain_model(family: str, tmp_path: Path) -> Non
 
 def test_a_factorized_linear_loads_as_two(tmp_path: Path) -> None:
     built = models.texts("bert")
-    for name in ("bert.encoder.layer.0.output.dense", "classifier"):
+    names = ("bert.encoder.layer.0.output.dense", "classifier", "bert.embeddings.word_embeddings")
+    for name in names:
         halved(built, name)
     save_model(built, tmp_path)
     again = load_model(tmp_path, tiny.task())
-    assert isinstance(again.model.get_submodule("classifier"), torch.nn.Sequential)
+    assert all(isinstance(again.model.get_submodule(name), torch.nn.Sequential) for name in names)
     torch.testing.assert_close(models.answers(again), models.answers(built), rtol=0, atol=0)
 
 
