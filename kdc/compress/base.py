@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from torch import nn
 
     from kdc.compress.calibration import Calibration
+    from kdc.tasks.base import Encoder
+
+ALL_ROWS = 2**62
+"""To be seen: whatever training rows there are."""
 
 
 class Recovery(Component):
@@ -35,6 +39,8 @@ class Done:
     model: nn.Module
     plan: PrecisionPlan
     lines: list[str] = field(default_factory=list)
+    encoder: Encoder | None = None
+    """What the model reads with from now on, where that is another."""
 
 
 class Pass(Component):
@@ -74,5 +80,5 @@ class Pass(Component):
 
 PASSES: Registry[Pass] = Registry(
     "compression pass",
-    [f"kdc.compress.{name}" for name in ("prune", "prune_ffn", "prune_heads", "svd", "int8", "bf16")],
+    [f"kdc.compress.{name}" for name in ("prune", "prune_ffn", "prune_heads", "svd", "vocabulary", "int8", "bf16")],
 )

@@ -133,7 +133,8 @@ def _quantize(model: onnx.ModelProto, scopes: Mapping[str, str | None], plan: Pr
             names_by_precision.setdefault(precision, []).extend([node.name, f"{node.name}_MatMul"])
     with tempfile.TemporaryDirectory() as scratch:
         source, target = Path(scratch, "float.onnx"), Path(scratch, "int8.onnx")
-        for precision, names in names_by_precision.items():
+        for number, (precision, names) in enumerate(names_by_precision.items()):
+            known = _tensors(model)
             save_onnx(model, source)
             with quiet():
                 quantize_dynamic(
@@ -147,7 +148,22 @@ def _quantize(model: onnx.ModelProto, scopes: Mapping[str, str | None], plan: Pr
                     use_external_data_format=model.ByteSize() >= TWO_GIB,
                 )
             model = onnx.load(target)
+            _rename(model, {name: f"{name}_{number}" for name in _tensors(model) - known})
     return model
+
+
+def _tensors(model: onnx.ModelProto) -> set[str]:
+    """Names of weights and of what nodes put out."""
+    return {weight.name for weight in model.graph.initializer} | {name for n in model.graph.node for name in n.output}
+
+
+def _rename(model: onnx.ModelProto, names: Mapping[str, str]) -> None:
+    """The next run of the quantizer would give the same names again, where it reads what this one added."""
+    for weight in model.graph.initializer:
+        weight.name = names.get(weight.name, weight.name)
+    for node in model.graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
 
 
 def _drop_stale_shapes(model: onnx.ModelProto) -> None:

@@ -38,6 +38,16 @@ def keep_inputs(model: nn.Module, name: str, kept: Tensor) -> None:
     _describe(module)
 
 
+def keep_rows(model: nn.Module, name: str, kept: Sequence[int]) -> None:
+    """Leave an embedding, or the first part of a factorized one, only the rows `kept`, in this order."""
+    found: Any = model.get_submodule(name)
+    module: Any = found[0] if isinstance(found, nn.Sequential) else found
+    _set(module, "weight", module.weight[list(kept)])
+    if module.padding_idx is not None:
+        module.padding_idx = list(kept).index(module.padding_idx)
+    _describe(module)
+
+
 def factorize(model: nn.Module, name: str, right: Tensor, left: Tensor) -> None:
     """Replace a matrix W `[a, b]` by two whose product `left @ right` stands for it, `[a, rank]` and `[rank, b]`.
 

@@ -33,7 +33,8 @@ def compress_step(step: Pass, model: Published, plan: Published | None, data: Da
             rows = Calibration(data.task, built.encoder, chosen)
         done = step.apply(built.model, read_plan(plan), rows)
         if step.changes_weights:
-            save_model(replace(built, model=done.model), made(folder / MODEL))
+            changed = replace(built, model=done.model, encoder=done.encoder or built.encoder)
+            save_model(changed, made(folder / MODEL))
         (folder / PLAN).write_text(done.plan.model_dump_json(indent=2) + "\n", encoding="utf-8")
         note(folder, notes=done.lines)
 

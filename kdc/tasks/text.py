@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,13 @@ class TextEncoder(Encoder):
         limit = min(self.max_length, max_length)
         return TextEncoder(self._json, {**self._settings, "model_input_names": list(inputs), "model_max_length": limit})
 
+    def trimmed(self, kept: Collection[int]) -> tuple[TextEncoder, list[int]]:
+        """A tokenizer with these pieces and what it cannot do without, and the old numbers of its pieces."""
+        from kdc.tasks.vocabulary import trimmed
+
+        smaller, old = trimmed(self._json, kept)
+        return TextEncoder(smaller, self._settings), old
+
     @property
     def vocabulary(self) -> str:
         """Hash of what decides which tokens a text is cut into: not of lengths, nor of how the file was written."""
@@ -74,6 +81,10 @@ class TextEncoder(Encoder):
     def pieces(self, encoded: Mapping[str, Any]) -> list[str]:
         """The tokens of one row as the vocabulary spells them."""
         return [str(self._tokenizer.id_to_token(number)) for number in encoded["input_ids"]]
+
+    def spelled(self) -> dict[int, str]:
+        """Every piece of the vocabulary by its number."""
+        return {number: piece for piece, number in self._tokenizer.get_vocab().items()}
 
     def collate(self, encoded: Sequence[Mapping[str, Any]], *, length: int | None = None) -> Arrays:
         """`[batch, length]` int64 arrays."""

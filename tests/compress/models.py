@@ -12,7 +12,7 @@ from tests import tiny
 
 ROWS = tiny.sentences(24)
 SIZES = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48, "num_hidden_layers": 3}
-GPT2 = {"n_embd": 32, "n_head": 4, "n_inner": 48, "n_layer": 3, "n_positions": 32, "pad_token_id": 0}
+GPT2 = {"n_embd": 32, "n_head": 4, "n_inner": 48, "n_layer": 3, "n_positions": 32}
 
 
 def texts(name: str) -> Built:
@@ -20,7 +20,11 @@ def texts(name: str) -> Built:
     import transformers as hf
 
     encoder = tiny.encoder(ROWS)
-    vocabulary = {"vocab_size": encoder.vocab_size, "id2label": dict(enumerate(tiny.LABELS))}
+    vocabulary = {
+        "vocab_size": encoder.vocab_size,
+        "id2label": dict(enumerate(tiny.LABELS)),
+        "pad_token_id": encoder.pad_id,
+    }
     bert = {**SIZES, **vocabulary, "max_position_embeddings": 40}
     config: Any = {
         "bert": lambda: hf.BertConfig(**bert),

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 
 from kdc.compress.int8 import Int8
 from kdc.compress.plan import PrecisionPlan
+from kdc.compress.svd import Svd
 from kdc.data.examples import Examples
 from kdc.export.artifact import Artifact
 from kdc.export.base import RUNTIMES, Arrays
@@ -151,6 +153,21 @@ def test_conv1d_of_gpt2_runs_in_int8(tmp_path: Path) -> None:
     model = lowered(tmp_path, built, examples, int8_plan(built.model))
     assert len(weights(model, INTEGER)) == 5
     assert not weights(model, FLOAT)
+
+
+def test_a_linear_that_reads_an_embedding_runs_in_int8_too(tmp_path: Path) -> None:
+    """What the first run of the quantizer adds has the names that the second would take."""
+    examples = tiny.sentences(20)
+    built = tiny.built_bert(examples)
+    Svd(name="svd", method="plain", rank=8, embeddings=True, include=["*word_embeddings"]).apply(
+        built.model, PrecisionPlan()
+    )
+    artifact = tiny.artifact(tmp_path, built, examples, runtime="onnxruntime", plan=int8_plan(built.model))
+    logits = artifact.session().predict(examples)["logits"]
+    encoded = built.encoder.collate(built.encoder.encode(examples))
+    with torch.no_grad():
+        wanted = built.model(**{name: torch.from_numpy(array) for name, array in encoded.items()}).logits.numpy()
+    assert np.abs(logits - wanted).max() < 0.1 * np.abs(wanted).max()
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])

@@ -1,0 +1,78 @@
+"""The vocabulary pass: covered texts have the same answers to the bit, the embedding has the rows of what is left."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+
+from kdc.compress.calibration import Calibration
+from kdc.compress.plan import PrecisionPlan
+from kdc.compress.vocabulary import Vocabulary, covering
+from kdc.data.examples import Examples
+from kdc.errors import KdcError
+from kdc.models.build import Built, load_model, save_model
+from kdc.models.shapes import differing
+from tests import tiny
+from tests.compress import models
+
+FEW = Examples({"text": ["the film was good", "really bad music"], "label": models.ROWS["label"][:2]}, tiny.LABELS)
+
+
+def trimmed(family: str, rows: Examples = FEW, **settings: float) -> tuple[Built, Built, list[str]]:
+    """The model with all pieces, with fewer, and what was said."""
+    whole, built = models.texts(family), models.texts(family)
+    step = Vocabulary(name="vocabulary", **settings)
+    assert step.rows_to_see > 10**9
+    done = step.apply(built.model, PrecisionPlan(), Calibration(tiny.task(), built.encoder, rows))
+    assert done.encoder is not None
+    return whole, Built(done.model, done.encoder, new_head=False), done.lines
+
+
+def logits(built: Built, rows: Examples) -> torch.Tensor:
+    arrays = built.encoder.collate(built.encoder.encode(rows))
+    with torch.no_grad():
+        found: torch.Tensor = built.model(**{name: torch.from_numpy(array) for name, array in arrays.items()}).logits
+    return found
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "gpt2"])
+def test_covered_texts_have_the_same_answers(family: str, tmp_path: Path) -> None:
+    whole, small, lines = trimmed(family)
+    pieces = small.encoder.vocab_size  # type: ignore[attr-defined]
+    before = whole.encoder.vocab_size  # type: ignore[attr-defined]
+    assert pieces < before
+    assert lines == [f"{before} -> {pieces} pieces, which are 100.00% of the training rows' tokens"]
+    torch.testing.assert_close(logits(small, FEW), logits(whole, FEW), rtol=0, atol=0)
+    assert not torch.equal(logits(small, models.ROWS), logits(whole, models.ROWS))
+    assert small.model.get_input_embeddings().weight.shape[0] == small.model.config.vocab_size == pieces
+    assert small.model.config.pad_token_id == small.encoder.pad_id  # type: ignore[attr-defined]
+    assert differing(small.model) == {}, "a plain model of its config"
+    save_model(small, tmp_path)
+    torch.testing.assert_close(logits(load_model(tmp_path, tiny.task()), FEW), logits(small, FEW), rtol=0, atol=0)
+
+
+def test_less_coverage_keeps_fewer_pieces() -> None:
+    sizes = [trimmed("bert", models.ROWS, coverage=share)[1].model.config.vocab_size for share in (1.0, 0.9, 0.5)]
+    assert sizes[0] > sizes[1] > sizes[2]
+    line = trimmed("bert", models.ROWS, coverage=0.5)[2][0]
+    assert 50 <= float(line.rpartition("which are ")[2].partition("%")[0]) < 100
+
+
+def test_the_most_frequent_cover_first() -> None:
+    counts = Counter({7: 50, 3: 30, 9: 15, 1: 5})
+    assert covering(counts, 0.5) == {7}
+    assert covering(counts, 0.51) == {7, 3}
+    assert covering(counts, 0.95) == {7, 3, 9}
+    assert covering(counts, 1.0) == {7, 3, 9, 1}
+
+
+def test_a_model_without_text_is_refused() -> None:
+    rows = tiny.pictures(4)
+    built = tiny.built_net(rows, "cnn")
+    with pytest.raises(KdcError, match=r"^compress\.vocabulary: the model reads no text"):
+        Vocabulary(name="vocabulary").apply(
+            built.model, PrecisionPlan(), Calibration(tiny.task("image-classification"), built.encoder, rows)
+        )
