@@ -14,6 +14,8 @@ from kdc.stages import World
 from kdc.store import Store
 from tests import runs
 
+pytestmark = pytest.mark.slow
+
 WORDS = ("compress=none", "runtime=torch")
 
 

@@ -22,6 +22,8 @@ from kdc.store import Store
 from tests import runs, tiny
 from tests.test_keys import keys
 
+pytestmark = pytest.mark.slow
+
 BASE = ("dataset.test=0.5", "teacher.epochs=12", "teacher.learning_rate=5e-3", "train.learning_rate=0.05")
 """A teacher that learns, and a student that is taught too fast: many rows are flipped."""
 EVERYTHING = (

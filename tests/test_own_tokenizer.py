@@ -13,6 +13,8 @@ from kdc.stages import World
 from kdc.store import Store
 from tests import runs
 
+pytestmark = pytest.mark.slow
+
 STUDENTS = {
     "bilstm": ("student.architecture.hidden_size=8", "student.architecture.num_hidden_layers=2"),
     "textcnn": ("student.architecture.filters=8",),

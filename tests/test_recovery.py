@@ -13,6 +13,8 @@ import torch
 from kdc.record import RunRecord
 from tests import runs
 
+pytestmark = pytest.mark.slow
+
 TORCH = ("runtime=torch", "bench.rows=0", "train.precision=fp32")
 PRUNED = ("compress=[prune_heads,prune_ffn]", "compress.prune_ffn.align=1")
 RECOVER = "compress.prune_ffn.recover={epochs: 2, learning_rate: 1e-3}"

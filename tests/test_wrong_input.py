@@ -28,6 +28,8 @@ from kdc.store import Store
 from kdc.tasks.inference import predict_rows
 from tests import runs, tiny
 
+pytestmark = pytest.mark.slow
+
 Capture = pytest.CaptureFixture[str]
 QUICK = ("compress=none", "runtime=torch")
 

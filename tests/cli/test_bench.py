@@ -19,6 +19,8 @@ from kdc.store import default_root
 from tests import foreign, tiny
 from tests.workers import Workers
 
+pytestmark = pytest.mark.slow
+
 Capture = pytest.CaptureFixture[str]
 SHORT = ("--bench", "quick", "--rounds", "1", "--threads", "1", "--length", "8")
 
@@ -38,7 +40,6 @@ def error_of(capsys: Capture) -> str:
     return line.removeprefix("kdc: error: ")
 
 
-@pytest.mark.slow
 def test_a_hugging_face_folder_and_an_onnx_file_side_by_side(place: Path, tmp_path: Path, capsys: Capture) -> None:
     target = tmp_path / "record.json"
     (tmp_path / "rows.csv").write_text("text,label\n" + "good film,positive\n" * 5)

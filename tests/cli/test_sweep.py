@@ -8,6 +8,8 @@ import pytest
 from kdc.cli.main import main
 from tests.cli.fake_pipeline import CRASHES, EXITS, FAILS, INTERRUPTED
 
+pytestmark = pytest.mark.slow
+
 Calls = list[dict[str, Any]]
 Capture = pytest.CaptureFixture[str]
 

@@ -15,6 +15,8 @@ from kdc.store import Store
 from tests import runs
 from tests.torchrun import torchrun
 
+pytestmark = pytest.mark.slow
+
 WORDS = (
     *("compress=none", "runtime=torch", "train.precision=fp32", "train.batch_size=9", "hydra.run.dir=out"),
     *("teacher.learning_rate=1e-2", "train.learning_rate=5e-3", "train.schedule=constant"),
@@ -60,7 +62,6 @@ def end(process: subprocess.Popen[str]) -> tuple[str, list[str]]:
     return output, [line for line in errors.splitlines() if line.startswith("kdc: ")]
 
 
-@pytest.mark.slow
 def test_two_processes_make_the_run_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     process = start(tmp_path / "two")
     (tmp_path / "one").mkdir()
@@ -106,7 +107,6 @@ def failed(folder: Path) -> RunRecord:
     return record
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rank", "how", "line"),
     [
@@ -128,7 +128,6 @@ def test_a_process_that_fails_ends_the_run_with_one_line(rank: int, how: str, li
     assert failed(tmp_path).run.error in (line, "LookupError: the disk caught fire")
 
 
-@pytest.mark.slow
 def test_ctrl_c_leaves_nothing_half_written(tmp_path: Path) -> None:
     process = start(tmp_path, "train.epochs=2000")
     deadline = time.monotonic() + 120
@@ -142,7 +141,6 @@ def test_ctrl_c_leaves_nothing_half_written(tmp_path: Path) -> None:
     assert failed(tmp_path).run.error == "interrupted"
 
 
-@pytest.mark.slow
 def test_a_configuration_that_is_refused_is_refused_once(tmp_path: Path) -> None:
     process = start(tmp_path, "train.epoch=1")
     _, errors = end(process)

@@ -29,6 +29,8 @@ from tests.distill.trainings import (
     settings,
 )
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["parts_seen"]
 
 STEPS = 3 * STEPS_PER_EPOCH

@@ -1,5 +1,7 @@
 """Two processes train as one does on the same batches, whatever the terms compare, and survive a kill as one does.
 
+pytestmark = pytest.mark.slow
+
 Tolerance: in float32 with dropout off, losses agree to 1e-5 of their size (1e-6 where that is less), weights to 1e-5
 (see `distance`).
 """
@@ -28,7 +30,6 @@ def in_two(tmp_path_factory: pytest.TempPathFactory) -> Found:
     return {case: (weights, Train(**record)) for case, (weights, record) in torch.load(folder / "found.pt").items()}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("case", together.CASES)
 def test_two_processes_train_as_one(case: str, in_two: Found, tmp_path: Path) -> None:
     (weights, record), (alone, wanted) = in_two[case], together.train(case, tmp_path)
@@ -45,7 +46,6 @@ def test_two_processes_train_as_one(case: str, in_two: Found, tmp_path: Path) ->
             assert term.model_dump() == pytest.approx(another.terms[key].model_dump(), rel=1e-3, abs=1e-6)
 
 
-@pytest.mark.slow
 def test_two_processes_go_on_from_a_kill_to_the_same_end(in_two: Found) -> None:
     (resumed, again), (weights, record) = in_two[together.KILLED], in_two["whole"]
     assert again.resumed_at == 4

@@ -23,6 +23,8 @@ from kdc.export.verified import export_verified
 from kdc.models.build import Built
 from tests import tiny
 
+pytestmark = pytest.mark.slow
+
 ROWS = tiny.sentences(40)
 
 

@@ -20,6 +20,8 @@ from kdc.models.build import Built
 from kdc.tasks.inference import predict_rows
 from tests import tiny, toys
 
+pytestmark = pytest.mark.slow
+
 CELLS = [("torch", "fp32"), ("onnxruntime", "fp32"), ("openvino", "fp32")]
 
 

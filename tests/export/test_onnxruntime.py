@@ -20,6 +20,8 @@ from kdc.export.base import RUNTIMES, Arrays
 from kdc.models.build import Built
 from tests import tiny
 
+pytestmark = pytest.mark.slow
+
 LAYER = "bert.encoder.layer"
 
 

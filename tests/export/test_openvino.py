@@ -13,6 +13,8 @@ from kdc.errors import KdcError
 from kdc.export.foreign import take_in
 from tests import tiny
 
+pytestmark = pytest.mark.slow
+
 openvino = pytest.importorskip("openvino")
 
 

@@ -22,6 +22,8 @@ from kdc.export.verified import export_verified
 from kdc.models.build import Built
 from tests import tiny
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = tiny.sentences(40)
 NETS: dict[str, dict[str, Any]] = {
     "bilstm": {},

@@ -18,6 +18,8 @@ from kdc.export.modules import graph_callables
 from kdc.models.build import Built
 from tests import tiny
 
+pytestmark = pytest.mark.slow
+
 CELLS = [
     ("torch", "fp32", 1e-5),
     ("torch", "bf16", 0.2),

@@ -16,6 +16,8 @@ from kdc.errors import KdcError
 from kdc.export.artifact import Artifact
 from tests import tiny
 
+pytestmark = pytest.mark.slow
+
 BF16 = PrecisionPlan(default="bf16")
 
 

@@ -8,6 +8,8 @@ from kdc.cli.main import main
 from kdc.config import compose, to_run_config
 from tests import runs
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -27,7 +29,6 @@ def gate(place: Path, name: str, *words: str) -> int:
     return main(["gate", str(place / name), "--baseline", str(place / "baseline"), *words])
 
 
-@pytest.mark.slow
 def test_real_runs(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(place, "same")
     capsys.readouterr()

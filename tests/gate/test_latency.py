@@ -22,6 +22,8 @@ from tests import tiny
 from tests.artifacts import texts
 from tests.gates import NAME, WORKLOAD, answers, fake_timing, write_run
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["texts"]
 
 NOISE = NoiseFloor(

@@ -13,6 +13,8 @@ from kdc.measure.settings import BenchConfig
 from kdc.record import Variant
 from tests.workers import Workers
 
+pytestmark = pytest.mark.slow
+
 BENCH = BenchConfig(name="tiny", batches=[1, 2], lengths=[8, 128], rounds=3, calls=5, seconds=0.2, rows=4, threads=1)
 
 

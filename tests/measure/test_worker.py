@@ -9,6 +9,8 @@ import pytest
 from kdc.measure.processes import worker_environment
 from kdc.measure.rows import write_rows
 
+pytestmark = pytest.mark.slow
+
 PROBE = """
 import json, sys
 from kdc.measure.worker import run_job

@@ -10,7 +10,7 @@ from kdc.config import compose, to_run_config
 from kdc.record import RunRecord
 from tests import runs
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.slow]
 
 
 @pytest.fixture(autouse=True)

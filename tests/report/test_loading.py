@@ -12,6 +12,8 @@ from kdc.record import Variant
 from kdc.report.loading import loading_snippet
 from tests import tiny
 
+pytestmark = pytest.mark.slow
+
 RUNTIMES = ["torch", "onnxruntime"]
 
 
