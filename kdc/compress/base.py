@@ -78,7 +78,5 @@ class Pass(Component):
         """The model and plan after this step. `model` may be changed in place; `rows` where it asked for some."""
 
 
-PASSES: Registry[Pass] = Registry(
-    "compression pass",
-    [f"kdc.compress.{name}" for name in ("prune", "prune_ffn", "prune_heads", "svd", "vocabulary", "int8", "bf16")],
-)
+BUILTIN = ("prune", "prune_ffn", "prune_heads", "prune_layers", "svd", "vocabulary", "first_token", "int8", "bf16")
+PASSES: Registry[Pass] = Registry("compression pass", [f"kdc.compress.{name}" for name in BUILTIN])

@@ -71,6 +71,35 @@ class Calibration:
                 positions[name] += len(states)
         return {name: total / positions[name] for name, total in totals.items()}
 
+    def influences(self, model: nn.Module, names: list[str]) -> list[float]:
+        """One minus the mean cosine, over real tokens, of what each of these layers reads and puts out."""
+        import torch
+        from torch.nn.functional import cosine_similarity
+
+        seen: dict[str, tuple[Tensor, Tensor]] = {}
+        totals, positions = torch.zeros(len(names), dtype=torch.float64), 0
+
+        def keep(name: str) -> Callable[..., None]:
+            def hook(module: Any, inputs: tuple[Tensor, ...], settings: Any, output: Any) -> None:
+                read = inputs[0] if inputs else settings["hidden_states"]
+                seen[name] = read, output[0] if isinstance(output, tuple) else output
+
+            return hook
+
+        with ExitStack() as stack:
+            for name in names:
+                layer = model.get_submodule(name)
+                stack.callback(layer.register_forward_hook(keep(name), with_kwargs=True).remove)
+            for batch, _ in self._batches():
+                with torch.no_grad():
+                    model.eval()(**batch)
+                mask = batch.get("attention_mask")
+                for number, name in enumerate(names):
+                    read, said = (_positions(None, states, mask) for states in seen[name])
+                    totals[number] += cosine_similarity(read, said, dim=-1).double().sum()
+                positions += len(read)
+        return [1 - float(total) / positions for total in totals]
+
     def fisher(self, model: nn.Module, parameters: Sequence[Tensor]) -> list[Tensor]:
         """The mean over rows of the squared gradient of the row's own loss: the empirical Fisher's diagonal."""
         import torch

@@ -21,7 +21,8 @@ class ModulePrecision(BaseModel):
 class PrecisionPlan(BaseModel):
     """Dtype of everything not named (`default`), of the named modules, and why eligible ones were left out.
 
-    Module names are those of the model itself (`bert.encoder.layer.0.output.dense`).
+    `rewrites` name what is left out of the computation, because no answer depends on it. Module names are those of the
+    model itself (`bert.encoder.layer.0.output.dense`).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -29,6 +30,7 @@ class PrecisionPlan(BaseModel):
     default: Literal["fp32", "bf16"] = "fp32"
     modules: dict[str, ModulePrecision] = Field(default_factory=dict)
     excluded: dict[str, str] = Field(default_factory=dict)
+    rewrites: tuple[Literal["first_token"], ...] = ()
 
     @property
     def precision(self) -> Precision:

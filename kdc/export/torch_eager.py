@@ -43,7 +43,7 @@ class TorchEager(Runtime):
         from kdc.export.modules import export_program
 
         dtype = torch.bfloat16 if plan.default == "bf16" else torch.float32
-        if model := _pretrained(graphs):
+        if (model := _pretrained(graphs)) and not plan.rewrites:
             shipped = model if dtype == torch.float32 else copy.deepcopy(model).to(dtype)
             shipped.save_pretrained(folder)
             return

@@ -17,6 +17,7 @@ from kdc.export.artifact import Artifact, write_artifact
 from kdc.export.base import Arrays, Runtime
 from kdc.export.fidelity import check_fidelity
 from kdc.export.modules import graph_callables
+from kdc.export.rewrites import rewritten
 from kdc.models.build import Built
 from kdc.tasks.base import Task
 
@@ -42,16 +43,17 @@ def export_verified(
     lengths = [encoder.length(row) for row in encoder.encode(rows)]
     longest = np.resize(np.argsort(lengths, kind="stable")[-TRACED_ROWS:], TRACED_ROWS)
     graphs = task.graphs(model, encoder, rows.select(longest))
-    write_artifact(
-        folder, task=task, runtime=runtime, plan=plan, graphs=graphs, encoder=encoder, examples=rows,
-        model_config=model.config, plugins=plugins,
-    )  # fmt: skip
+    with rewritten(model, plan):
+        write_artifact(
+            folder, task=task, runtime=runtime, plan=plan, graphs=graphs, encoder=encoder, examples=rows,
+            model_config=model.config, plugins=plugins,
+        )  # fmt: skip
+        eligible = _eligible_macs(model, graphs, plan)
     artifact = Artifact.open(folder, plugins)
     session = artifact.session()
     fidelity = check_fidelity(session, graph_callables(graphs), rows, precision=plan.precision)
     feeds = {graph.signature.name: graph.sample for graph in graphs}
     macs = runtime.macs(folder, artifact.signatures, feeds)
-    eligible = _eligible_macs(model, graphs, plan)
     if eligible and macs.int8 < INT8_SHARE * eligible:
         raise KdcError(
             f"int8 on {runtime.name}: {macs.int8 / eligible:.1%} of the MACs of linears run in int8, "

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from types import MethodType
 from typing import Any
 
 from torch import Tensor
@@ -35,13 +36,13 @@ def first_token_only(model: Any) -> Iterator[bool]:
         return
     layer = _last(model)
 
-    def shortened(*inputs: Any, **settings: Any) -> Tensor:
-        if layer.gradient_checkpointing and layer.training:  # which `transformers` does in the class's own forward
-            output: Tensor = layer._gradient_checkpointing_func(partial(forward, layer, **settings), *inputs)
+    def shortened(own: Any, *inputs: Any, **settings: Any) -> Tensor:
+        if own.gradient_checkpointing and own.training:  # which `transformers` does in the class's own forward
+            output: Tensor = own._gradient_checkpointing_func(partial(forward, own, **settings), *inputs)
             return output
-        return forward(layer, *inputs, **settings)
+        return forward(own, *inputs, **settings)
 
-    layer.forward = shortened
+    layer.forward = MethodType(shortened, layer)  # which goes along where the model is copied
     try:
         yield True
     finally:

@@ -37,10 +37,7 @@ def copy_layers(teacher: Any, kept: Sequence[int]) -> Any:
 
     prefix, depth = layer_stack(teacher)
     config = copy.deepcopy(teacher.config)
-    for key, value in config.to_dict().items():
-        if isinstance(value, list) and len(value) == depth and key.startswith("layer"):
-            setattr(config, key, [value[i] for i in kept])
-    config.num_hidden_layers = len(kept)
+    _note_layers(config, depth, kept)
     student = type(teacher)(config)
     renumbered = {}
     for name, tensor in teacher.state_dict().items():
@@ -60,6 +57,27 @@ def copy_layers(teacher: Any, kept: Sequence[int]) -> Any:
             "keep layer 0 as the first: student.layers='[0, ...]'",
         ) from error
     return student
+
+
+def drop_layers(model: Any, kept: Sequence[int]) -> None:
+    """Leave a model the layers `kept` alone, whatever shapes they have."""
+    from torch import nn
+
+    name, depth = layer_stack(model)
+    stack = model.get_submodule(name)
+    model.set_submodule(name, nn.ModuleList(stack[number] for number in kept))
+    for number, layer in enumerate(model.get_submodule(name)):
+        for module in layer.modules():
+            if hasattr(module, "layer_idx"):  # where a cache keeps what it said
+                module.layer_idx = number
+    _note_layers(model.config, depth, kept)
+
+
+def _note_layers(config: Any, depth: int, kept: Sequence[int]) -> None:
+    for key, value in config.to_dict().items():
+        if isinstance(value, list) and len(value) == depth and key.startswith("layer"):
+            setattr(config, key, [value[i] for i in kept])
+    config.num_hidden_layers = len(kept)
 
 
 def layer_stack(model: nn.Module) -> tuple[str, int]:

@@ -1,0 +1,37 @@
+"""first_token: a classifier's last layer computes the one token that its head reads."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from kdc.compress.base import PASSES, Done, Pass
+from kdc.compress.plan import PrecisionPlan
+from kdc.errors import KdcError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from kdc.compress.calibration import Calibration
+
+
+@PASSES.register("first_token")
+class FirstToken(Pass):
+    """Of the last layer one query a row, its output projection and its feed-forward part; the same answers.
+
+    The artifact is a graph that does so; its weights are those of the model.
+    """
+
+    name: Literal["first_token"]
+
+    def apply(self, model: nn.Module, plan: PrecisionPlan, rows: Calibration | None = None) -> Done:
+        from kdc.models.first_token import LAST_LAYERS, first_token_only
+
+        with first_token_only(model) as can:
+            if not can:
+                known = ", ".join(sorted(name.removesuffix("ForSequenceClassification") for name in LAST_LAYERS))
+                raise KdcError(
+                    f"compress.first_token: the head of a {type(model).__name__} may read more than the first token",
+                    f"leave the pass out; it is for classifiers of {known}",
+                )
+        planned = plan.model_copy(update={"rewrites": (*plan.rewrites, "first_token")})
+        return Done(model, planned, ["the last layer computes its first token alone"])

@@ -1,0 +1,61 @@
+"""prune_layers: whole layers out of the stack."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+from pydantic import PositiveInt
+
+from kdc.compress.base import PASSES, Done
+from kdc.compress.gradual import Gradual
+from kdc.compress.plan import PrecisionPlan
+from kdc.errors import KdcError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from kdc.compress.calibration import Calibration
+
+
+@PASSES.register("prune_layers")
+class PruneLayers(Gradual):
+    """Drops the share `ratio` of the layers, at least one and not all.
+
+    By `score`: `influence`, one minus the cosine of what a layer reads and puts out, a mean over tokens, the least
+    first (Men et al. 2024, arXiv:2403.03853, equation 2); or by place: `uniform`, `top` and `bottom` say which stay, as
+    for `student=layers`.
+    """
+
+    changes_weights: ClassVar[bool] = True
+    name: Literal["prune_layers"]
+    score: Literal["influence", "uniform", "top", "bottom"] = "influence"
+    calibration_rows: PositiveInt = 512
+
+    @property
+    def rows_to_see(self) -> int:
+        return self.calibration_rows if self.score == "influence" else 0
+
+    def cut_to(self, ratio: float, before: float) -> Self:
+        """Layers that are gone count no more."""
+        return self.model_copy(update={"ratio": (ratio - before) / (1 - before)})
+
+    def apply(self, model: nn.Module, plan: PrecisionPlan, rows: Calibration | None = None) -> Done:
+        import numpy as np
+
+        from kdc.models.layers import drop_layers, layer_map, layer_stack
+
+        name, depth = layer_stack(model)
+        if depth == 1:
+            raise KdcError("compress.prune_layers: the model has one layer", "leave the pass out")
+        count = min(max(1, math.floor((1 - self.ratio) * depth + 0.5)), depth - 1)
+        if self.score == "influence":
+            assert rows is not None
+            influence = rows.influences(model, [f"{name}.{number}" for number in range(depth)])
+            kept = sorted(np.argsort([-value for value in influence], kind="stable")[:count].tolist())
+            lines = [f"{name}.{number}: influence {value:.4f}" for number, value in enumerate(influence)]
+        else:
+            kept, lines = layer_map(depth, count, self.score), []
+        own: Any = model
+        drop_layers(own, kept)
+        return Done(model, plan, [*lines, f"{depth} -> {count} layers: {', '.join(map(str, kept))} stay"])

@@ -1,0 +1,71 @@
+"""Whole layers: influence by hand, which stay, models that were cut before."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from kdc.compress.base import PASSES
+from kdc.compress.plan import PrecisionPlan
+from kdc.errors import KdcError
+from kdc.models.build import Built, load_model, save_model
+from kdc.models.layers import layer_stack
+from tests import tiny
+from tests.compress import models
+
+
+def pruned(built: Built, **settings: Any) -> tuple[Any, list[str]]:
+    step = PASSES["prune_layers"](name="prune_layers", **settings)
+    done = step.apply(built.model, PrecisionPlan(), models.calibration(built) if step.rows_to_see else None)
+    return done.model, done.lines
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2", "distilbert"])
+def test_influence_is_what_a_layer_turns(family: str) -> None:
+    """Row by row without padding, in NumPy, from hidden states that `transformers` gives."""
+    built = models.texts(family)
+    cosines: list[list[np.ndarray]] = [[], [], []]
+    for row in built.encoder.encode(models.ROWS):
+        arrays = built.encoder.collate([row])
+        inputs = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        states = [s[0].detach().numpy() for s in built.model(**inputs, output_hidden_states=True).hidden_states]
+        for number in range(3 if family != "gpt2" else 2):  # GPT-2's last has been normalized
+            one, other = states[number], states[number + 1]
+            norms = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+            cosines[number].append((one * other).sum(axis=1) / norms)
+    name, _ = layer_stack(built.model)
+    found = models.calibration(built).influences(built.model, [f"{name}.{number}" for number in range(3)])
+    for number in range(3 if family != "gpt2" else 2):
+        assert found[number] == pytest.approx(1 - np.concatenate(cosines[number]).mean(), abs=1e-5)
+    _, lines = pruned(built, ratio=0.3)
+    kept = sorted(np.argsort(found)[1:].tolist())
+    assert lines[-1] == f"3 -> 2 layers: {kept[0]}, {kept[1]} stay"
+    assert lines[0] == f"{name}.0: influence {found[0]:.4f}"
+
+
+def test_places_say_which_stay() -> None:
+    for score, kept in {"top": "1, 2", "bottom": "0, 1", "uniform": "1, 2"}.items():
+        assert pruned(models.texts("bert"), ratio=0.3, score=score)[1] == [f"3 -> 2 layers: {kept} stay"]
+    assert pruned(models.texts("bert"), ratio=0.99, score="top")[1] == ["3 -> 1 layers: 2 stay"]
+    assert pruned(models.texts("bert"), ratio=0.01, score="bottom")[1] == ["3 -> 2 layers: 0, 1 stay"]
+
+
+def test_a_stack_of_one_is_refused() -> None:
+    built = tiny.built_bert(models.ROWS, layers=1)
+    with pytest.raises(KdcError, match="the model has one layer; leave the pass out"):
+        PASSES["prune_layers"](name="prune_layers", score="top").apply(built.model, PrecisionPlan())
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "gpt2"])
+def test_what_is_left_answers_and_loads(family: str, tmp_path: Path) -> None:
+    built = models.texts(family)
+    PASSES["prune_ffn"](name="prune_ffn", score="l2", include=["*.2"]).apply(built.model, PrecisionPlan())
+    model, _ = pruned(built, ratio=0.3, score="top")
+    assert model.config.num_hidden_layers == len(model.get_submodule(layer_stack(model)[0])) == 2
+    save_model(Built(model, built.encoder, new_head=False), tmp_path)
+    again = load_model(tmp_path, tiny.task())
+    torch.testing.assert_close(models.answers(again), models.answers(built), rtol=0, atol=0)
