@@ -185,6 +185,8 @@ def _loss(config: RunConfig) -> Iterator[str]:
 def _passes(config: RunConfig) -> Iterator[str]:
     planned = split = None
     for key, step in config.compress.items():
+        if missing := [package for package in step.packages if not _importable(package)]:
+            yield f"compress={key}: not installed: {', '.join(missing)}; pip install {' '.join(missing)}"
         if step.cuts_units and split is not None:
             yield f"compress: {key} cuts outputs of linears, which {split} before it has split; put {key} first"
         split = key if step.splits_linears else split

@@ -56,6 +56,8 @@ class Pass(Component):
     """Whether it makes two modules of one, which no pass after it can cut the outputs of."""
     cuts_units: ClassVar[bool] = False
     """Whether it takes outputs of linears away."""
+    packages: ClassVar[tuple[str, ...]] = ()
+    """What it needs beyond kdc's own requirements."""
     precision: ClassVar[Precision | None] = None
     name: str
     recover: Recovery | None = None
@@ -78,5 +80,8 @@ class Pass(Component):
         """The model and plan after this step. `model` may be changed in place; `rows` where it asked for some."""
 
 
-BUILTIN = ("prune", "prune_ffn", "prune_heads", "prune_layers", "svd", "vocabulary", "first_token", "int8", "bf16")
+BUILTIN = (
+    "prune", "prune_ffn", "prune_heads", "prune_layers", "prune_channels", "svd", "vocabulary", "first_token", "int8",
+    "bf16",
+)  # fmt: skip
 PASSES: Registry[Pass] = Registry("compression pass", [f"kdc.compress.{name}" for name in BUILTIN])

@@ -1,0 +1,129 @@
+"""prune_channels: channels out of convolutions, with all that is tied to them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+import numpy as np
+from pydantic import Field, PositiveInt
+
+from kdc.compress.base import PASSES, Done
+from kdc.compress.gradual import Gradual
+from kdc.compress.plan import PrecisionPlan
+from kdc.compress.scope import chosen
+from kdc.compress.units import choose, described
+from kdc.errors import KdcError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from kdc.compress.calibration import Calibration
+
+OUT, IN = "prune_out_channels", "prune_in_channels"
+
+
+@PASSES.register("prune_channels")
+class PruneChannels(Gradual):
+    """Fewer channels; what adds them up, normalizes or reads them loses the same ones.
+
+    Which convolutions and linears a channel goes through, shortcuts included, is found by Torch-Pruning's dependency
+    graph (Fang et al. 2023, arXiv:2301.12900); one such group keeps as many channels everywhere. Scores, over all
+    weights of the group that make or read a channel: `l1` and `l2`, their norm, over the group's mean; `taylor`, the
+    root of equation 8 of Molchanov et al. 2019 (arXiv:1906.10771), |sum of w * dL/dw|. `uniform` takes the share of
+    every group, otherwise groups compete. `include` and `exclude` are shell patterns of the convolutions' names.
+    """
+
+    changes_weights: ClassVar[bool] = True
+    cuts_units: ClassVar[bool] = True
+    packages: ClassVar[tuple[str, ...]] = ("torch-pruning",)
+    name: Literal["prune_channels"]
+    score: Literal["l1", "l2", "taylor"] = "l2"
+    uniform: bool = True
+    align: PositiveInt = 1
+    """Groups keep a multiple of this many channels where they can: vector units like round numbers."""
+    calibration_rows: PositiveInt = 512
+    """Training rows that `taylor` looks at."""
+    include: list[str] = Field(default_factory=list)
+    exclude: list[str] = Field(default_factory=list)
+
+    @property
+    def rows_to_see(self) -> int:
+        return self.calibration_rows if self.score == "taylor" else 0
+
+    def cut_to(self, ratio: float, before: float) -> Self:
+        """Channels that are gone count no more."""
+        return self.model_copy(update={"ratio": (ratio - before) / (1 - before)})
+
+    def apply(self, model: nn.Module, plan: PrecisionPlan, rows: Calibration | None = None) -> Done:
+        graph, groups = _groups(model)
+        names, _ = chosen(self.name, groups, self.include, self.exclude)
+        slopes = self._slopes(model, rows)
+        scores = [self._scores(groups[name], slopes) for name in names]
+        kept = choose(scores, self.ratio, uniform=self.uniform, align=self.align)
+        sizes = {}
+        for name, values, numbers in zip(names, scores, kept, strict=True):
+            root = groups[name][0].dep
+            gone = sorted(set(range(len(values))) - set(numbers.tolist()))
+            sizes[name] = len(values), len(numbers)
+            if gone:
+                graph.get_pruning_group(root.target.module, root.handler, gone).prune()
+        return Done(model, plan, described(sizes, "channels"))
+
+    def _slopes(self, model: nn.Module, rows: Calibration | None) -> Mapping[Tensor, Tensor]:
+        """The loss's gradients by weight, where the score reads them."""
+        if self.score != "taylor":
+            return {}
+        assert rows is not None
+        weights = [parameter for parameter in model.parameters() if parameter.ndim > 1]
+        return dict(zip(weights, rows.gradients(model, weights), strict=True))
+
+    def _scores(self, group: Any, slopes: Mapping[Tensor, Tensor]) -> np.ndarray:
+        """How much each channel of the group matters, `[channels]`."""
+        found = np.zeros(len(group[0].idxs))
+        for item in group:
+            weight = getattr(item.dep.target.module, "weight", None)
+            if weight is None or weight.ndim < 2:
+                continue
+            values = weight * slopes[weight] if slopes else weight
+            rows = values if item.dep.handler.__name__ == OUT else values.transpose(0, 1)
+            own = rows[list(item.idxs)].detach().double().flatten(1)
+            sizes = own.sum(1) if slopes else own.abs().sum(1) if self.score == "l1" else own.square().sum(1)
+            np.add.at(found, list(item.root_idxs), sizes.numpy())
+        if slopes:
+            return np.abs(found)
+        found = found if self.score == "l1" else np.sqrt(found)
+        return found / found.mean()
+
+
+def _groups(model: Any) -> tuple[Any, dict[str, Any]]:
+    """The dependency graph, and its groups by the name of the first convolution of each, in the model's order."""
+    import torch
+    import torch_pruning
+    from torch import nn
+
+    from kdc.models.taps import last_linear
+
+    names = {module: name for name, module in model.named_modules()}
+    if not any(isinstance(module, nn.Conv2d) for module in names) or model.main_input_name != "pixel_values":
+        raise KdcError(
+            f"compress.prune_channels: a {type(model).__name__} has no convolutions of pictures", "leave the pass out"
+        )
+    size, channels = model.config.image_size if hasattr(model.config, "image_size") else 64, model.config.num_channels
+    height, width = size if isinstance(size, list | tuple) else (size, size)
+    graph = torch_pruning.DependencyGraph().build_dependency(
+        model.eval(),
+        example_inputs={"pixel_values": torch.zeros(1, channels, height, width)},
+        output_transform=lambda outputs: outputs.logits,
+    )
+    found = {}
+    for group in graph.get_all_groups(ignored_layers=[last_linear(model)], root_module_types=[nn.Conv2d]):
+        made = [item for item in group if isinstance(item.dep.target.module, nn.Conv2d) and _makes(item)]
+        first = min(made, key=lambda item: list(names).index(item.dep.target.module))
+        found[names[first.dep.target.module]] = group
+    order = list(names.values())
+    return graph, dict(sorted(found.items(), key=lambda entry: order.index(entry[0])))
+
+
+def _makes(item: Any) -> bool:
+    return bool(item.dep.handler.__name__ == OUT)

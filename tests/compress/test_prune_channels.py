@@ -1,0 +1,151 @@
+"""Channels: groups, scores in NumPy, cut models against masked ones, residual nets, what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from kdc.compress.base import PASSES
+from kdc.compress.calibration import Calibration
+from kdc.compress.plan import PrecisionPlan
+from kdc.compress.prune_channels import PruneChannels, _groups
+from kdc.errors import KdcError
+from kdc.models.build import Built, load_model, save_model
+from kdc.models.shapes import differing
+from tests import tiny
+from tests.compress import models
+
+pytest.importorskip("torch_pruning")
+ROWS = tiny.pictures(12, side=16)
+
+
+def cnn() -> Built:
+    return tiny.built_net(ROWS, "cnn")
+
+
+def resnet(layer_type: str = "basic") -> Built:
+    """Two residual stages, with and without a convolution in the shortcut."""
+    from transformers import ResNetConfig, ResNetForImageClassification
+
+    config = ResNetConfig(
+        num_channels=1, embedding_size=8, hidden_sizes=[8, 16], depths=[2, 2], layer_type=layer_type, num_labels=3,
+        id2label=dict(enumerate("abc")), image_size=16,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = ResNetForImageClassification(config)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(std=0.1)
+            module.running_var.uniform_(0.5, 2)
+    return Built(model.eval(), cnn().encoder, new_head=False)
+
+
+def batch(built: Built) -> torch.Tensor:
+    arrays = built.encoder.collate(built.encoder.encode(ROWS))
+    return torch.from_numpy(arrays["pixel_values"])
+
+
+def logits(built: Built) -> torch.Tensor:
+    with torch.no_grad():
+        found: torch.Tensor = built.model(pixel_values=batch(built)).logits
+    return found
+
+
+def pruned(built: Built, **settings: Any) -> list[str]:
+    step = PruneChannels(name="prune_channels", **settings)
+    rows = Calibration(tiny.task("image-classification"), built.encoder, ROWS) if step.rows_to_see else None
+    done = step.apply(built.model, PrecisionPlan(), rows)
+    assert logits(built).isfinite().all()
+    return done.lines
+
+
+@pytest.mark.parametrize("score", ["l1", "l2", "taylor"])
+def test_scores_are_over_all_weights_that_make_or_read_a_channel(score: str) -> None:
+    """The last convolution of the net is read by a linear, each channel at several places."""
+    built = cnn()
+    convolutions = [(n, m) for n, m in built.model.named_modules() if isinstance(m, nn.Conv2d)]
+    name, last = convolutions[-1]
+    linear = next(m for m in built.model.modules() if isinstance(m, nn.Linear))
+    if score == "taylor":
+        loss = cross_entropy(built.model(pixel_values=batch(built)).logits, torch.from_numpy(ROWS["label"]))
+        loss.backward()
+    places = linear.in_features // last.out_channels
+    sums = []
+    for channel in range(last.out_channels):
+        own = slice(channel * places, (channel + 1) * places)
+        weights = torch.cat([last.weight[channel].flatten(), linear.weight[:, own].flatten()]).detach()
+        if score == "taylor":
+            slopes = torch.cat([last.weight.grad[channel].flatten(), linear.weight.grad[:, own].flatten()])
+            sums.append(abs(float((weights * slopes).sum())))
+        else:
+            sums.append(float(weights.abs().sum() if score == "l1" else weights.norm()))
+    step = PruneChannels(name="prune_channels", score=score)
+    rows = Calibration(tiny.task("image-classification"), built.encoder, ROWS)
+    found = step._scores(_groups(built.model)[1][name], step._slopes(built.model, rows))
+    wanted = np.array(sums)
+    np.testing.assert_allclose(found, wanted if score == "taylor" else wanted / wanted.mean(), rtol=1e-4, atol=1e-9)
+
+
+@pytest.mark.parametrize("layer_type", ["basic", "bottleneck"])
+def test_a_cut_net_answers_as_one_whose_channels_are_silent(layer_type: str, tmp_path: Path) -> None:
+    """Silent: what makes a channel puts out zero after its batch norm, wherever a shortcut adds it up."""
+    built, silenced = resnet(layer_type), resnet(layer_type)
+    before = dict(built.model.named_modules())
+    lines = pruned(built, ratio=0.5)
+    assert lines
+    masks: dict[str, torch.Tensor] = {}
+    for name, module in built.model.named_modules():
+        if isinstance(module, nn.BatchNorm2d):
+            whole = silenced.model.get_submodule(name)
+            # running means are drawn at random: each is a name for its channel
+            kept = torch.isin(whole.running_mean, module.running_mean)
+            assert int(kept.sum()) == module.num_features
+            masks[name] = kept
+    for name, kept in masks.items():
+        norm = silenced.model.get_submodule(name)
+        with torch.no_grad():
+            norm.weight[~kept] = 0
+            norm.bias[~kept] = 0
+    torch.testing.assert_close(logits(built), logits(silenced), rtol=1e-4, atol=1e-5)
+    sizes = {line.partition(":")[0]: line for line in lines}
+    assert all(isinstance(before[name], nn.Conv2d) for name in sizes)
+    save_model(built, tmp_path)
+    again = load_model(tmp_path, tiny.task("image-classification"))
+    torch.testing.assert_close(logits(again), logits(built), rtol=0, atol=0)
+    assert differing(again.model) == differing(built.model) != {}
+
+
+def test_half_of_the_channels_are_half_of_every_group() -> None:
+    built = resnet()
+    assert {line.partition(": ")[2] for line in pruned(built, ratio=0.5)} == {"8 -> 4 channels", "16 -> 8 channels"}
+    assert built.model.config.num_labels == built.model.classifier[1].out_features == 3
+
+
+def counts(lines: list[str]) -> list[tuple[int, int]]:
+    """Channels before and after, a line each."""
+    words = [line.partition(": ")[2].split() for line in lines]
+    return [(int(word[0]), int(word[2])) for word in words]
+
+
+def test_groups_compete_unless_they_are_uniform() -> None:
+    shares = {round(after / before, 2) for before, after in counts(pruned(resnet(), ratio=0.4, uniform=False))}
+    assert len(shares) > 1
+
+
+def test_align_include_and_exclude() -> None:
+    assert any(after % 4 for _, after in counts(pruned(resnet(), ratio=0.3)))
+    assert all(after % 4 == 0 for _, after in counts(pruned(resnet(), ratio=0.3, align=4)))
+    names = [line.partition(":")[0] for line in pruned(resnet())]
+    assert [line.partition(":")[0] for line in pruned(resnet(), include=[names[0]])] == names[:1]
+    assert [line.partition(":")[0] for line in pruned(resnet(), exclude=[names[0]])] == names[1:]
+
+
+def test_a_model_without_convolutions_is_refused() -> None:
+    with pytest.raises(KdcError, match="BertForSequenceClassification has no convolutions of pictures"):
+        PASSES["prune_channels"](name="prune_channels").apply(models.texts("bert").model, PrecisionPlan())
