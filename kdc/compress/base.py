@@ -81,7 +81,7 @@ class Pass(Component):
 
 
 BUILTIN = (
-    "prune", "prune_ffn", "prune_heads", "prune_layers", "prune_channels", "svd", "vocabulary", "first_token", "int8",
-    "bf16",
+    "prune", "prune_ffn", "prune_heads", "prune_layers", "prune_channels", "svd", "share", "vocabulary", "first_token",
+    "int8", "bf16",
 )  # fmt: skip
 PASSES: Registry[Pass] = Registry("compression pass", [f"kdc.compress.{name}" for name in BUILTIN])

@@ -84,12 +84,13 @@ def _pretrained(graphs: Sequence[Graph]) -> Any:
     """The one `transformers` model behind all graphs, if its own `forward` is all that they run and its config tells
     its shapes."""
     from kdc.export.modules import SelectOutputs
-    from kdc.models.shapes import differing
+    from kdc.models.shapes import differing, shared
 
     models = [graph.module.model for graph in graphs if isinstance(graph.module, SelectOutputs)]
     if len(models) < len(graphs) or not type(models[0]).__module__.startswith("transformers."):
         return None
-    return models[0] if all(model is models[0] for model in models) and not differing(models[0]) else None
+    plain = all(model is models[0] for model in models) and not differing(models[0]) and not shared(models[0])
+    return models[0] if plain else None
 
 
 def _load_modules(folder: Path, signatures: Sequence[Signature], device: str) -> list[tuple[Signature, nn.Module]]:

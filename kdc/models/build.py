@@ -78,11 +78,11 @@ def _cut_model(folder: Path, task: Task) -> Any:
 
 def save_model(built: Built, folder: Path) -> None:
     """The folder of a model and its encoder; one that was cut is marked as such."""
-    from kdc.models.shapes import note_shapes
+    from kdc.models.shapes import save_cut
 
     with quiet():
-        built.model.save_pretrained(folder)
-    note_shapes(built.model, folder)
+        if not save_cut(built.model, folder):
+            built.model.save_pretrained(folder)
     built.encoder.save(folder)
 
 

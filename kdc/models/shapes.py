@@ -78,10 +78,42 @@ def differing(model: Any) -> dict[str, list[int]]:
     return {name: list(shape) for name, shape in own.items() if plain.get(name) != shape}
 
 
-def note_shapes(model: Any, folder: Path) -> None:
-    """Mark a folder of weights whose shapes are not its config's; nothing beside those of a plain model."""
-    if changed := differing(model):
-        (folder / SHAPES).write_text(json.dumps({"format": FORMAT, "tensors": changed}, indent=1) + "\n")
+def shared(model: nn.Module) -> dict[str, str]:
+    """Modules that are another one, by their names and its name."""
+    first: dict[int, str] = {}
+    found: dict[str, str] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        whole = first.setdefault(id(module), name)
+        if whole != name and name.rpartition(".")[0] not in found and not _within(name, found):
+            found[name] = whole
+    return found
+
+
+def _within(name: str, found: Mapping[str, str]) -> bool:
+    return any(name.startswith(f"{other}.") for other in found)
+
+
+def save_cut(model: Any, folder: Path) -> bool:
+    """Write a model that is none of its config's into `folder`, marked as such; False for a plain one."""
+    from safetensors.torch import save_file
+
+    changed, twins = differing(model), shared(model)
+    if not changed and not twins:
+        return False
+    folder.mkdir(parents=True, exist_ok=True)
+    model.config.architectures = [type(model).__name__]
+    model.config.save_pretrained(folder)
+    tensors = {name: tensor.contiguous() for name, tensor in _own(model, twins).items()}
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    noted = {"format": FORMAT, "tensors": changed, "shared": twins}
+    (folder / SHAPES).write_text(json.dumps(noted, indent=1) + "\n")
+    return True
+
+
+def _own(model: Any, twins: Mapping[str, str]) -> dict[str, Tensor]:
+    """The state of a model, every tensor once."""
+    tied = set(getattr(model, "all_tied_weights_keys", None) or ())
+    return {n: t for n, t in model.state_dict().items() if not _within(n, twins) and n not in tied}
 
 
 def is_cut(folder: Path) -> bool:
@@ -96,11 +128,14 @@ def load_cut(folder: Path, model_class: Any, config: Any) -> Any:
     noted = json.loads((folder / SHAPES).read_text(encoding="utf-8"))
     if noted["format"] != FORMAT:
         raise KdcError(f"{folder / SHAPES}: format {noted['format']} is not this kdc's ({FORMAT})", "make it again")
-    tensors = load_file(folder / "model.safetensors")
-    if wrong := sorted(name for name, shape in noted["tensors"].items() if list(tensors[name].shape) != shape):
+    tensors, twins = load_file(folder / "model.safetensors"), noted["shared"]
+    noted_shapes = {name: shape for name, shape in noted["tensors"].items() if not _within(name, twins)}
+    if wrong := sorted(name for name, shape in noted_shapes.items() if list(tensors[name].shape) != shape):
         raise KdcError(f"{folder}: {wrong[0]} has not the shape that {SHAPES} says", "make the model again")
     with quiet():
         model = model_class(config)
+    for name, whole in twins.items():
+        model.set_submodule(name, model.get_submodule(whole))
     try:
         reshape(model, tensors)
     except AttributeError as error:
@@ -109,7 +144,7 @@ def load_cut(folder: Path, model_class: Any, config: Any) -> Any:
         ) from error
     tied = set(getattr(model, "all_tied_weights_keys", None) or ())
     missing, unknown = model.load_state_dict(tensors, strict=False, assign=True)
-    if lost := [*unknown, *(name for name in missing if name not in tied)]:
+    if lost := [*unknown, *(name for name in missing if name not in tied and not _within(name, twins))]:
         raise KdcError(f"{folder}: {lost[0]} and a {model_class.__name__} do not go together", "make the model again")
     model.tie_weights()
     return model.eval()

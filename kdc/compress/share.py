@@ -1,0 +1,64 @@
+"""share: layers next to one another have the same weights."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from kdc.compress.base import PASSES, Done, Pass
+from kdc.compress.plan import PrecisionPlan
+from kdc.errors import KdcError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from kdc.compress.calibration import Calibration
+
+
+@PASSES.register("share")
+class Share(Pass):
+    """Ties every `every` layers in a row: as deep as before, with fewer weights (Lan et al. 2020, arXiv:1909.11942,
+    section 3.1).
+
+    A group starts from the mean of its layers' weights, or from its `first` layer's; without a recovery little is left
+    of what the model knew. Smaller, not faster: each layer is computed as before.
+    """
+
+    changes_weights: ClassVar[bool] = True
+    splits_linears: ClassVar[bool] = True
+    name: Literal["share"]
+    every: int = Field(default=2, ge=2)
+    start: Literal["mean", "first"] = "mean"
+
+    def apply(self, model: nn.Module, plan: PrecisionPlan, rows: Calibration | None = None) -> Done:
+        import torch
+
+        from kdc.models.layers import layer_stack
+
+        own: Any = model
+        name, depth = layer_stack(own)
+        if depth < 2:
+            raise KdcError("compress.share: the model has one layer", "leave the pass out")
+        stack: Any = model.get_submodule(name)
+        lines = []
+        for first in range(0, depth, self.every):
+            group = list(range(first, min(first + self.every, depth)))
+            layers = [dict(stack[number].named_parameters()) for number in group]
+            if any(
+                {k: p.shape for k, p in one.items()} != {k: p.shape for k, p in layers[0].items()} for one in layers
+            ):
+                raise KdcError(
+                    f"compress.share: layers {first} to {group[-1]} differ in shape, so they cannot share weights",
+                    "cut them alike (uniform=true), or share before",
+                )
+            if self.start == "mean":
+                with torch.no_grad():
+                    for key, parameter in layers[0].items():
+                        parameter.copy_(torch.stack([layer[key] for layer in layers]).mean(dim=0))
+            for number in group[1:]:
+                stack[number] = stack[first]
+                lines.append(f"{name}.{number}: the weights of layer {first}")
+        if hasattr(own.config, "use_cache"):
+            own.config.use_cache = False  # a layer that is asked twice has one place in it
+        return Done(model, plan, lines)

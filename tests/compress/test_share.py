@@ -1,0 +1,93 @@
+"""Shared layers: means by hand, fewer weights in memory and on disk, the same answers when loaded again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from kdc.compress.base import PASSES
+from kdc.compress.plan import PrecisionPlan
+from kdc.errors import KdcError
+from kdc.export.base import RUNTIMES
+from kdc.export.verified import export_verified
+from kdc.models.build import Built, load_model, save_model
+from kdc.models.layers import layer_stack
+from kdc.models.shapes import shared
+from tests import tiny
+from tests.compress import models
+
+
+def tied(built: Built, **settings: Any) -> list[str]:
+    return PASSES["share"](name="share", **settings).apply(built.model, PrecisionPlan()).lines
+
+
+@pytest.mark.parametrize("start", ["mean", "first"])
+def test_a_group_has_the_weights_of_its_mean_or_first_layer(start: str) -> None:
+    before, built = models.texts("bert").model.bert.encoder.layer, models.texts("bert")
+    lines = tied(built, start=start)
+    after = built.model.bert.encoder.layer
+    assert lines == ["bert.encoder.layer.1: the weights of layer 0"]
+    assert after[1] is after[0]
+    assert after[2] is not after[0]
+    for name, weight in after[0].named_parameters():
+        one, other = (before[number].get_parameter(name) for number in (0, 1))
+        torch.testing.assert_close(weight, (one + other) / 2 if start == "mean" else one)
+    torch.testing.assert_close(after[2].state_dict(), before[2].state_dict())
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert", "gpt2"])
+def test_shared_weights_are_kept_once_and_load_again(family: str, tmp_path: Path) -> None:
+    built = models.texts(family)
+    name, _ = layer_stack(built.model)
+    layer = sum(parameter.numel() for parameter in built.model.get_submodule(f"{name}.0").parameters())
+    before = sum(parameter.numel() for parameter in built.model.parameters())
+    save_model(built, tmp_path / "whole")
+    assert len(tied(built, every=3)) == 2
+    assert before - sum(parameter.numel() for parameter in built.model.parameters()) == 2 * layer
+    assert shared(built.model) == {f"{name}.1": f"{name}.0", f"{name}.2": f"{name}.0"}
+    save_model(built, tmp_path / "shared")
+    files = [load_file(tmp_path / folder / "model.safetensors") for folder in ("whole", "shared")]
+    sizes = [sum(tensor.numel() for tensor in tensors.values()) for tensors in files]
+    assert sizes[0] - sizes[1] == 2 * layer
+    again = load_model(tmp_path / "shared", tiny.task())
+    torch.testing.assert_close(models.answers(again), models.answers(built), rtol=0, atol=0)
+    assert shared(again.model) == shared(built.model)
+    again.model.train()
+    again.model(**models.batch(again)).logits.sum().backward()
+    assert all(parameter.grad is not None for parameter in again.model.get_submodule(f"{name}.2").parameters())
+
+
+@pytest.mark.slow
+def test_an_onnx_file_keeps_them_once_too(tmp_path: Path) -> None:
+    sizes = []
+    for folder in ("whole", "shared"):
+        built = models.texts("gpt2")
+        layer = sum(parameter.numel() for parameter in built.model.transformer.h[0].parameters())
+        if folder == "shared":
+            tied(built, every=3)
+        (tmp_path / folder).mkdir()
+        runtime = RUNTIMES["onnxruntime"](name="onnxruntime")
+        export_verified(built, PrecisionPlan(), runtime, tiny.task(), models.ROWS, tmp_path / folder)
+        sizes.append((tmp_path / folder / "forward.onnx").stat().st_size)
+    assert sizes[0] - sizes[1] == pytest.approx(2 * 4 * layer, rel=0.1)
+
+
+@pytest.mark.slow
+def test_torch_ships_a_program_of_it(tmp_path: Path) -> None:
+    built = models.texts("bert")
+    tied(built)
+    export_verified(built, PrecisionPlan(), RUNTIMES["torch"](name="torch"), tiny.task(), models.ROWS, tmp_path)
+    assert (tmp_path / "forward.pt2").exists()
+
+
+def test_what_cannot_share_is_refused() -> None:
+    built = models.texts("bert")
+    PASSES["prune_ffn"](name="prune_ffn", score="l2", include=["*.1"]).apply(built.model, PrecisionPlan())
+    with pytest.raises(KdcError, match="layers 0 to 1 differ in shape, so they cannot share weights; cut them alike"):
+        tied(built)
+    with pytest.raises(KdcError, match="the model has one layer"):
+        tied(tiny.built_bert(models.ROWS, layers=1))
