@@ -72,7 +72,7 @@ def _time_together(runs: Sequence[Untimed], floor: NoiseFloor | None, screen: Sc
 def _contenders(runs: Sequence[Untimed]) -> tuple[dict[str, Contender], list[dict[str, str]]]:
     """What is timed, and for every run the contender of each of its variants.
 
-    A variant is held against the teacher in every runtime of its own run.
+    A variant is held against the teacher in every runtime of its own run, and against the step before in its own.
     """
     contenders: dict[str, Contender] = {}
     known: dict[tuple[object, ...], str] = {}
@@ -87,10 +87,15 @@ def _contenders(runs: Sequence[Untimed]) -> tuple[dict[str, Contender], list[dic
         for variant in run.record.variants:
             name = own[variant.name]
             before = contenders[name].against if name in contenders else ()
+            steps = [
+                own[other.name]
+                for other in run.record.variants
+                if other.stage in variant.parents and other.runtime == variant.runtime
+            ]
             contenders[name] = Contender(
                 run.folder / "artifacts" / variant.name,
                 rows=run.rows,
-                against=tuple(dict.fromkeys([*before, *teachers])),
+                against=tuple(dict.fromkeys([*before, *teachers, *steps])),
                 plugins=run.config.plugins,
             )
         names.append(own)

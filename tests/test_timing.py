@@ -70,7 +70,8 @@ def config(tmp_path: Path) -> RunConfig:
 def variant(name: str, sha256: str) -> Variant:
     stage, _, runtime = name.partition(".")
     files = Artifact(path=f"artifacts/{name}", sha256=sha256, bytes=1, model_bytes=1, gzip_bytes=1, files={"a": 1})
-    return Variant(name=name, stage=stage, runtime=runtime, precision="fp32", artifact=files)
+    parents = {"student": ["teacher"], "student+int8": ["student"]}.get(stage, [])
+    return Variant(name=name, stage=stage, parents=parents, runtime=runtime, precision="fp32", artifact=files)
 
 
 def untimed(folder: Path, config: RunConfig, **artifacts: str) -> Untimed:
@@ -100,6 +101,16 @@ def test_one_run(stopwatch: Stopwatch, config: RunConfig, tmp_path: Path) -> Non
     assert "student.onnxruntime: not steady" in run.record.notes
     assert run.record.timing is not None
     assert (run.record.timing.processes, run.record.timing.together) == (3 * bench.rounds, [])
+
+
+def test_a_step_is_held_against_the_one_before_it(stopwatch: Stopwatch, config: RunConfig, tmp_path: Path) -> None:
+    names = {"teacher_torch": "1", "student_torch": "2", "student_onnxruntime": "3", "student+int8_onnxruntime": "4"}
+    run = untimed(tmp_path / "a", config, **names)
+    time_runs([run], Screen())
+    ((contenders, _),) = stopwatch.calls
+    assert contenders["student+int8.onnxruntime"].against == ("teacher.torch", "student.onnxruntime")
+    assert contenders["student.onnxruntime"].against == ("teacher.torch",)
+    assert {v.against for v in run.record.variants[-1].latency[0].versus} == {"teacher.torch", "student.onnxruntime"}
 
 
 def test_a_sweep_shares_its_rounds(stopwatch: Stopwatch, config: RunConfig, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import yaml
 
 from kdc.files import write_atomically
 from kdc.record import RunRecord
-from kdc.report import audit, changes, gain, summary, table
+from kdc.report import audit, changes, gain, ledger, summary, table
 from kdc.report.charts import changes as change_charts
 from kdc.report.charts import gain as gain_charts
 from kdc.report.charts import latency as latency_charts
@@ -58,7 +58,12 @@ def run_page(record: RunRecord) -> str:
         verdict=verdict(record),
         tiles=summary.tiles(record),
         variants=summary.variants(record),
-        more_about_variants=[summary.metrics(record), summary.robustness(record), summary.files(record)],
+        more_about_variants=[
+            ledger.ledger(record),
+            summary.metrics(record),
+            summary.robustness(record),
+            summary.files(record),
+        ],
         gain=gain if gain.arms(record) else None,
         gains=gain_charts.pictures(record),
         unheard=audit.unheard,

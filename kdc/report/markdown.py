@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kdc.files import write_atomically
 from kdc.record import Comparison, RunRecord, Variant
-from kdc.report import gain, summary, table
+from kdc.report import gain, ledger, summary, table
 from kdc.report.audit import audit, unheard
 from kdc.report.loading import loading_snippet
 from kdc.report.summary import Grid
@@ -25,6 +25,7 @@ def markdown(record: RunRecord) -> str:
     sections = [
         f"# {record.run.name or record.run.id}\n\n**{verdict(record)}**",
         _variants(record),
+        _ledger(record),
         _gain(record),
         _changes(record),
         _audit(record),
@@ -46,6 +47,11 @@ def _variants(record: RunRecord) -> str:
     notes = "\n".join(f"- {note}" for note in record.notes)
     parts = ["## Variants", grid(flat(table.headers(record)), map(flat, table.rows(record))), said, notes]
     return "\n\n".join(part for part in parts if part)
+
+
+def _ledger(record: RunRecord) -> str:
+    told = "\n".join(f"- {line}" for line in ledger.told(record))
+    return f"## Step by step\n\n{told}\n\n{_cells(ledger.ledger(record))}" if told else ""
 
 
 def _gain(record: RunRecord) -> str:
