@@ -81,16 +81,19 @@ def table(lines: list[Line]) -> Table:
     minutes = sum(line.cost.seconds for line in to_do) / 60
     peak = max((line.cost.peak_bytes for line in to_do), default=0.0)
     found = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_footer=True, caption="minutes and memory are estimated")
-    found.add_column("stage", f"{len(to_do)} of {len(lines)} to do", no_wrap=True)
-    found.add_column("key", no_wrap=True)
-    found.add_column("state", no_wrap=True)
-    found.add_column("minutes", _minutes(minutes), justify="right")
-    found.add_column("peak GB", _gigabytes(peak), justify="right")
+    found.add_column("stage", f"{len(to_do)} of {len(lines)} to do", overflow="fold")
+    found.add_column("key", no_wrap=True, min_width=8)
+    found.add_column("state", no_wrap=True, min_width=max(len(_state(line)) for line in lines))
+    found.add_column("minutes", _minutes(minutes), justify="right", no_wrap=True, min_width=7)
+    found.add_column("peak GB", _gigabytes(peak), justify="right", no_wrap=True, min_width=7)
     for line in lines:
         cost = ("", "") if line.cached else (_minutes(line.cost.seconds / 60), _gigabytes(line.cost.peak_bytes))
-        state = "cached" if line.cached else "to do" if line.key else "always new"
-        found.add_row(line.name, (line.key or "")[:8], state, *cost, style="dim" if line.cached else "")
+        found.add_row(line.name, (line.key or "")[:8], _state(line), *cost, style="dim" if line.cached else "")
     return found
+
+
+def _state(line: Line) -> str:
+    return "cached" if line.cached else "to do" if line.key else "always new"
 
 
 def _gigabytes(size: float) -> str:

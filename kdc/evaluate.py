@@ -13,7 +13,7 @@ from kdc import stages, walk
 from kdc.measure.comparison import compare
 from kdc.measure.quality import measure_quality, save_predictions
 from kdc.measure.scores import Scores, metric_value, score_rows
-from kdc.measure.slices import cut
+from kdc.measure.slices import Slice, cut, cut_by_pieces
 from kdc.record import Flip, RunRecord
 from kdc.stages import Data
 from kdc.walk import Enter, Variant
@@ -41,7 +41,7 @@ def evaluate(
     for variant in variants:
         record.variant(variant.name).comparisons = [
             compare(
-                data.task, scores[variant.name], scores[other.name], rows, slices,
+                data.task, scores[variant.name], scores[other.name], rows, [*slices, *_pieces(variant, other, data)],
                 against=other.name, role=role, flips=settings.flips, show=settings.examples,
             )
             for role, other in walk.compared(variant, variants)
@@ -67,6 +67,12 @@ def _qualities(
         save_predictions(folder / f"{variant.name}.parquet", data.task, own, rows, show=config.report.examples)
         scores[variant.name] = own
     return scores
+
+
+def _pieces(variant: Variant, other: Variant, data: Data) -> list[Slice]:
+    """The test rows by whether both read the same of them."""
+    own, theirs = (data.task.encoder.load(one.artifact.path / stages.ARTIFACT) for one in (variant, other))
+    return cut_by_pieces(own, theirs, data.splits["test"])
 
 
 def _attribute(flips: Sequence[Flip], method: str, variant: Variant, own: Scores, data: Data, enter: Enter) -> None:

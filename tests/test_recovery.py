@@ -91,6 +91,20 @@ def test_a_student_of_layers_recovers_by_answers_alone(train: Path, cache: Path,
     assert not any("hidden" in row for row in trained.history)
 
 
+def test_texts_with_trimmed_pieces_are_told_apart(train: Path, cache: Path, tmp_path: Path) -> None:
+    test = runs.write_csv(tmp_path / "test.csv", 60, seed=7)
+    words = ("compress=vocabulary", "compress.vocabulary.coverage=0.95", f"dataset.files.test={test}")
+    config = runs.config(train, cache, *TORCH, *words)
+    record = runs.run(config, tmp_path / "run")
+    teacher, before = record.variants[-1].comparisons
+    for comparison in (teacher, before):
+        groups = {group.group: group for group in comparison.groups if group.by == "cut into pieces"}
+        assert set(groups) == {"as before", "otherwise"}
+        assert sum(group.n for group in groups.values()) == 60
+    same = next(group for group in before.groups if group.group == "as before")
+    assert same.value == same.other, "answered exactly as before"
+
+
 ALONE = """
 import json, sys
 import numpy as np

@@ -10,7 +10,7 @@ import numpy as np
 
 from kdc.data.examples import Examples
 from kdc.errors import KdcError
-from kdc.tasks.base import Task
+from kdc.tasks.base import Encoder, Task
 
 FEW_NUMBERS, MOST_VALUES = 12, 50
 """Columns of more different numbers are cut into ranges. More values would cut too thin and may be users' texts, as
@@ -43,6 +43,18 @@ def cut(task: Task, examples: Examples, columns: Sequence[str]) -> list[Slice]:
             )
         cuts[column] = _by_column(column, examples.extras[column])
     return [part for parts in cuts.values() if len(parts) > 1 for part in parts]
+
+
+def cut_by_pieces(own: Encoder, other: Encoder, examples: Examples) -> list[Slice]:
+    """Texts that two tokenizers cut alike and those that they do not; nothing where that is all rows or none."""
+    from kdc.tasks.text import TextEncoder
+
+    if not (isinstance(own, TextEncoder) and isinstance(other, TextEncoder)) or own.vocabulary == other.vocabulary:
+        return []
+    pairs = zip(own.encode(examples), other.encode(examples), strict=True)
+    alike = ["as before" if own.pieces(one) == other.pieces(two) else "otherwise" for one, two in pairs]
+    parts = _by_value("cut into pieces", alike)
+    return parts if len(parts) > 1 else []
 
 
 def _by_column(column: str, values: Sequence[str]) -> list[Slice]:
