@@ -164,7 +164,8 @@ class Arrangement:
     def recover(self, key: str, recovery: Recovery, cut: Published) -> Published:
         """What the pass `key` left of the last model, taught by the teachers that the student had."""
         terms = {name: term for name, term in self.terms.items() if term.reads_answers}
-        asks = any(term.asks_of_teacher for term in terms.values())
+        if left := [name for name in self.terms if name not in terms]:
+            self.world.screen.say(f"  recover {key} learns from answers alone, without {', '.join(left)}")
         pupil = Pupil(
             role=f"recovery {key}",
             config=None,
@@ -172,8 +173,8 @@ class Arrangement:
             terms=terms,
             train=self.config.train.model_copy(update=recovery.model_dump(exclude_none=True)),
             seed=self.config.seed,
-            teachers=self._answering() if asks else (),
-            wanted=ANSWERS if asks else None,
+            teachers=self._answering(),
+            wanted=ANSWERS,
         )
         return self.enter(
             f"recover {key}", lambda: stages.recovery_step(pupil, self.config.distill, self.data, self.world)

@@ -183,8 +183,13 @@ def _loss(config: RunConfig) -> Iterator[str]:
 
 
 def _passes(config: RunConfig) -> Iterator[str]:
+    from kdc.tasks.base import TASKS
+
     planned = split = None
+    reads = TASKS[config.dataset.task].modality if config.dataset.task in TASKS else None
     for key, step in config.compress.items():
+        if None not in (step.modality, reads) and step.modality != reads:
+            yield f"compress={key}: is for models of {step.modality}s, but dataset {config.dataset.name} holds {reads}s"
         if missing := [package for package in step.packages if not _importable(package)]:
             yield f"compress={key}: not installed: {', '.join(missing)}; pip install {' '.join(missing)}"
         if step.cuts_units and split is not None:
@@ -199,8 +204,8 @@ def _passes(config: RunConfig) -> Iterator[str]:
             yield f"compress.{key}.recover: {step.name} leaves the weights as they are; set it to null"
         elif config.distill.peers:
             yield f"compress.{key}.recover: students that learn from one another have no teacher; set it to null"
-        elif not any(term.reads_answers and not term.is_off for term in config.loss.terms.values()):
-            yield f"compress.{key}.recover: no term of the loss reads logits alone; add one, e.g. loss=kd"
+        elif not any(term.teaches_by_answers for term in config.loss.terms.values()):
+            yield f"compress.{key}.recover: no term of the loss teaches by the teacher's logits alone; add kl: loss=kd"
 
 
 def _precisions(config: RunConfig) -> Iterator[str]:

@@ -254,7 +254,7 @@ def test_what_is_refused(overrides: Sequence[str], message: str) -> None:
                 "compress.prune_ffn.recover={epochs: 1}",
                 "loss.terms={hidden: {name: hidden}, kl: null, hard: null}",
             ],
-            "compress.prune_ffn.recover: no term of the loss reads logits alone; add one, e.g. loss=kd",
+            "compress.prune_ffn.recover: no term of the loss teaches by the teacher's logits alone; add kl: loss=kd",
         ),
     ],
 )

@@ -56,6 +56,8 @@ class Pass(Component):
     """Whether it makes two modules of one, which no pass after it can cut the outputs of."""
     cuts_units: ClassVar[bool] = False
     """Whether it takes outputs of linears away."""
+    modality: ClassVar[str | None] = None
+    """`text` or `image` where it is for models that read these alone."""
     packages: ClassVar[tuple[str, ...]] = ()
     """What it needs beyond kdc's own requirements."""
     precision: ClassVar[Precision | None] = None

@@ -34,11 +34,11 @@ class Calibration:
         """
         import torch
 
-        seen: dict[str, Tensor] = {}
+        seen: dict[str, list[Tensor]] = {}
 
         def keep(name: str) -> Callable[..., None]:
             def hook(module: Any, inputs: tuple[Tensor, ...]) -> None:
-                seen[name] = inputs[0].detach()
+                seen.setdefault(name, []).append(inputs[0].detach())
 
             return hook
 
@@ -49,7 +49,11 @@ class Calibration:
                 with torch.no_grad():
                     model.eval()(**batch)
                 mask = batch.get("attention_mask")
-                yield {name: _positions(model.get_submodule(name), states, mask) for name, states in seen.items()}
+                yield {
+                    name: torch.cat([_positions(model.get_submodule(name), read, mask) for read in uses])
+                    for name, uses in seen.items()
+                }
+                seen.clear()
 
     def input_norms(self, model: nn.Module, names: list[str]) -> dict[str, Tensor]:
         """The Euclidean norm of every input of the named modules over all positions, `[inputs]`."""
@@ -120,21 +124,22 @@ class Calibration:
                 total += gradient / len(self.rows)
         return totals
 
-    def saliencies(self, model: nn.Module, names: list[str]) -> dict[str, np.ndarray]:
-        """For every row, what scaling each input of the named linears would change of the loss: `[rows, inputs]`.
+    def saliencies(self, model: nn.Module, names: list[str]) -> Iterator[dict[str, np.ndarray]]:
+        """For every row, what scaling each input of the named linears would change of the loss: `[rows, inputs]`,
+        batch by batch.
 
         With a mask m = 1 over a linear's inputs x, that is dL/dm = sum of x * dL/dx over the row's tokens, of the
-        row's own loss.
+        row's own loss; over all its uses, where layers share it.
         """
         import torch
 
-        seen: dict[str, Tensor] = {}
-        found: dict[str, list[np.ndarray]] = {name: [] for name in names}
+        seen: dict[str, list[Tensor]] = {}
 
         def watch(name: str) -> Callable[..., tuple[Tensor, ...]]:
             def hook(module: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-                seen[name] = inputs[0] if inputs[0].requires_grad else inputs[0].detach().requires_grad_()
-                return (seen[name], *inputs[1:])
+                read = inputs[0] if inputs[0].requires_grad else inputs[0].detach().requires_grad_()
+                seen.setdefault(name, []).append(read)
+                return (read, *inputs[1:])
 
             return hook
 
@@ -142,11 +147,15 @@ class Calibration:
             for name in names:
                 stack.callback(model.get_submodule(name).register_forward_pre_hook(watch(name)).remove)
             for loss, rows in self._losses(model):
-                gradients = torch.autograd.grad(loss, [seen[name] for name in names])
-                for name, gradient in zip(names, gradients, strict=True):
-                    change = (seen[name].detach() * gradient).float()
-                    found[name].append(change.reshape(rows, -1, change.shape[-1]).sum(dim=1).cpu().numpy())
-        return {name: np.concatenate(parts) for name, parts in found.items()}
+                every = [(name, read) for name in names for read in seen[name]]
+                found: dict[str, np.ndarray] = {}
+                for (name, read), slope in zip(
+                    every, torch.autograd.grad(loss, [read for _, read in every]), strict=True
+                ):
+                    change = (read.detach() * slope).float().reshape(rows, -1, read.shape[-1]).sum(dim=1)
+                    found[name] = found.get(name, 0) + change.cpu().numpy()
+                seen.clear()
+                yield found
 
     def _losses(self, model: nn.Module, batch: int = BATCH) -> Iterator[tuple[Tensor, int]]:
         """The model's loss against the labels, batch by batch, and over how many rows: a sum over them, so that each

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from kdc.compress.base import PASSES, Done, Pass
 from kdc.compress.plan import PrecisionPlan
@@ -21,6 +21,7 @@ class FirstToken(Pass):
     The artifact is a graph that does so; its weights are those of the model.
     """
 
+    modality: ClassVar[str | None] = "text"
     name: Literal["first_token"]
 
     def apply(self, model: nn.Module, plan: PrecisionPlan, rows: Calibration | None = None) -> Done:

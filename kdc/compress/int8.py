@@ -47,7 +47,7 @@ class Int8(Pass):
         stored = ModulePrecision(dtype="int8", weights_only=True, reduce_range=reduce_range)
         eligible = {
             name: kind
-            for name, module in model.named_modules()
+            for name, module in model.named_modules(remove_duplicate=False)  # shared layers have nodes of their own
             if (kind := type(module).__name__) in LINEARS or (kind == "Embedding" and self.embeddings)
         }
         names, left = chosen(self.name, eligible, self.include, self.exclude)

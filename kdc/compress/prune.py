@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 class Prune(Gradual):
     """Sets the weights of linears and convolutions to zero that matter least.
 
-    `magnitude`: |w|. `wanda`: |w| times the norm of the input it is multiplied with (Sun et al. 2023, arXiv:2306.11695,
-    equation 1). `taylor`: |w * dL/dw|, the first-order change of the loss over the rows looked at (Molchanov et al.
-    2019, arXiv:1906.10771, equation 8 without its square).
+    `magnitude`: |w|. `wanda`: |w| times the norm of its input (Sun et al. 2023, arXiv:2306.11695).
+    `taylor`: |w * dL/dw|, the first-order change of the loss over the rows looked at (Molchanov et al. 2019,
+    arXiv:1906.10771, section 3.1).
 
     Weights compete with all others (`global`), with those of their module (`layer`) or of their output (`row`). With
     `pattern` `n:m`, n of every m weights along the inputs stay instead of a share; with `threshold`, those whose score
@@ -95,9 +95,13 @@ class Prune(Gradual):
         if self.score == "wanda":
             norms = rows.input_norms(model, list(flat))
             return {name: weight.abs() * _by_output(norms[name], weight) for name, weight in flat.items()}
+        from kdc.models.shapes import outputs_first
+
         parameters: list[Any] = [model.get_submodule(name).weight for name in flat]
         gradients = rows.gradients(model, parameters)
-        slopes = {name: _outputs_first(model, name, slope) for name, slope in zip(flat, gradients, strict=True)}
+        slopes = {
+            name: outputs_first(model.get_submodule(name), slope) for name, slope in zip(flat, gradients, strict=True)
+        }
         return {name: (weight * slopes[name].flatten(1)).abs() for name, weight in flat.items()}
 
     def _threshold(self, scores: Mapping[str, Tensor]) -> Tensor:
@@ -147,8 +151,3 @@ def _by_output(inputs: Tensor, weight: Tensor) -> Tensor:
     """A number an input, for the inputs that each output has: in a convolution of groups those of its group."""
     groups = inputs.view(-1, weight.shape[1])
     return groups.repeat_interleave(len(weight) // len(groups), dim=0)
-
-
-def _outputs_first(model: nn.Module, name: str, weight: Tensor) -> Tensor:
-    module: Any = model.get_submodule(name)
-    return weight.t() if type(module).__name__ == "Conv1D" else weight

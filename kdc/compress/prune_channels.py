@@ -30,13 +30,14 @@ class PruneChannels(Gradual):
     Which convolutions and linears a channel goes through, shortcuts included, is found by Torch-Pruning's dependency
     graph (Fang et al. 2023, arXiv:2301.12900); one such group keeps as many channels everywhere. Scores, over all
     weights of the group that make or read a channel: `l1` and `l2`, their norm, over the group's mean; `taylor`, the
-    root of equation 8 of Molchanov et al. 2019 (arXiv:1906.10771), |sum of w * dL/dw|. `uniform` takes the share of
+    size of the sum of w * dL/dw (Molchanov et al. 2019, arXiv:1906.10771, section 3.1). `uniform` takes the share of
     every group, otherwise groups compete. `include` and `exclude` are shell patterns of the convolutions' names.
     """
 
     changes_weights: ClassVar[bool] = True
     cuts_units: ClassVar[bool] = True
     packages: ClassVar[tuple[str, ...]] = ("torch-pruning",)
+    modality: ClassVar[str | None] = "image"
     name: Literal["prune_channels"]
     score: Literal["l1", "l2", "taylor"] = "l2"
     uniform: bool = True
@@ -109,6 +110,11 @@ def _groups(model: Any) -> tuple[Any, dict[str, Any]]:
         raise KdcError(
             f"compress.prune_channels: a {type(model).__name__} has no convolutions of pictures", "leave the pass out"
         )
+    if any(isinstance(module, nn.Conv2d) and module.groups > 1 for module in names):
+        raise KdcError(
+            f"compress.prune_channels: a {type(model).__name__} has convolutions of groups, which kdc cannot cut",
+            "take prune or svd",
+        )
     size, channels = model.config.image_size if hasattr(model.config, "image_size") else 64, model.config.num_channels
     height, width = size if isinstance(size, list | tuple) else (size, size)
     graph = torch_pruning.DependencyGraph().build_dependency(
@@ -118,6 +124,13 @@ def _groups(model: Any) -> tuple[Any, dict[str, Any]]:
     )
     found = {}
     for group in graph.get_all_groups(ignored_layers=[last_linear(model)], root_module_types=[nn.Conv2d]):
+        known = (nn.Conv2d, nn.Linear, nn.BatchNorm2d)
+        others = [item.dep.target.module for item in group if item.dep.target.module in names]
+        if strange := next((module for module in others if not isinstance(module, known)), None):
+            raise KdcError(
+                f"compress.prune_channels: channels of a {type(model).__name__} go through a {type(strange).__name__}",
+                "it is for nets of convolutions, batch norms and linears; take prune or svd",
+            )
         made = [item for item in group if isinstance(item.dep.target.module, nn.Conv2d) and _makes(item)]
         first = min(made, key=lambda item: list(names).index(item.dep.target.module))
         found[names[first.dep.target.module]] = group

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import PositiveInt
 
-from kdc.compress.base import PASSES, Done
-from kdc.compress.gradual import Gradual
+from kdc.compress.base import PASSES, Done, Pass
+from kdc.compress.gradual import Ratio
 from kdc.compress.plan import PrecisionPlan
 from kdc.errors import KdcError
 
@@ -19,16 +19,17 @@ if TYPE_CHECKING:
 
 
 @PASSES.register("prune_layers")
-class PruneLayers(Gradual):
+class PruneLayers(Pass):
     """Drops the share `ratio` of the layers, at least one and not all.
 
     By `score`: `influence`, one minus the cosine of what a layer reads and puts out, a mean over tokens, the least
-    first (Men et al. 2024, arXiv:2403.03853, equation 2); or by place: `uniform`, `top` and `bottom` say which stay, as
-    for `student=layers`.
+    first (the block influence of Men et al. 2024, arXiv:2403.03853); or by place: `uniform`, `top` and `bottom` say
+    which stay, as for `student=layers`.
     """
 
     changes_weights: ClassVar[bool] = True
     name: Literal["prune_layers"]
+    ratio: Ratio = 0.5
     score: Literal["influence", "uniform", "top", "bottom"] = "influence"
     calibration_rows: PositiveInt = 512
 
@@ -36,16 +37,14 @@ class PruneLayers(Gradual):
     def rows_to_see(self) -> int:
         return self.calibration_rows if self.score == "influence" else 0
 
-    def cut_to(self, ratio: float, before: float) -> Self:
-        """Layers that are gone count no more."""
-        return self.model_copy(update={"ratio": (ratio - before) / (1 - before)})
-
     def apply(self, model: nn.Module, plan: PrecisionPlan, rows: Calibration | None = None) -> Done:
         import numpy as np
 
         from kdc.models.layers import drop_layers, layer_map, layer_stack
 
-        name, depth = layer_stack(model)
+        name, depth = layer_stack(model, "compress.prune_layers")
+        if len(set(model.get_submodule(name).children())) < depth:
+            raise KdcError("compress.prune_layers: layers share their weights", "put prune_layers before share")
         if depth == 1:
             raise KdcError("compress.prune_layers: the model has one layer", "leave the pass out")
         count = min(max(1, math.floor((1 - self.ratio) * depth + 0.5)), depth - 1)

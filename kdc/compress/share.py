@@ -35,9 +35,15 @@ class Share(Pass):
         import torch
 
         from kdc.models.layers import layer_stack
+        from kdc.models.shapes import Factorized
 
         own: Any = model
-        name, depth = layer_stack(own)
+        name, depth = layer_stack(own, "compress.share")
+        if self.start == "mean" and any(isinstance(module, Factorized) for module in own.modules()):
+            raise KdcError(
+                "compress.share: factors have no common basis, so their mean says nothing",
+                "share before svd, or take compress.share.start=first",
+            )
         if depth < 2:
             raise KdcError("compress.share: the model has one layer", "leave the pass out")
         stack: Any = model.get_submodule(name)

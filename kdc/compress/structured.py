@@ -47,7 +47,7 @@ class PruneUnits(Gradual):
         from kdc.models.anatomy import layers
         from kdc.models.shapes import refresh
 
-        every = {layer.name: self.units(layer) for layer in layers(model)}
+        every = {layer.name: self.units(layer) for layer in layers(model, f"compress.{self.name}")}
         names, _ = chosen(self.name, every, self.include, self.exclude)
         all_units = [every[name] for name in names]
         kept = choose(scores(model, all_units, self.score, rows), self.ratio, uniform=self.uniform, align=self.align)

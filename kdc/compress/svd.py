@@ -87,22 +87,27 @@ class Svd(Pass):
         matrices = dict(_eligible(model, embeddings=self.embeddings))
         names, _ = chosen(self.name, matrices, self.include, self.exclude)
         factors = self._decompose(model, {name: matrices[name] for name in names}, rows)
-        lines = []
+        lines, whole = [], 0
         for name, rank in self._ranks(factors).items():
             own = factors[name]
             full = len(own.energies)
             if rank > own.paying:
                 lines.append(f"{name}: left whole, rank {rank} of {full} would take more weights than it has")
+                whole += 1
                 continue
             factorize(model, name, own.right[:rank].float(), own.left[:, :rank].float())
             kept = float(own.energies[:rank].sum() / own.energies.sum())
             lines.append(f"{name}: rank {rank} of {full}, {kept:.1%} of its energy")
+        if whole == len(factors):
+            raise KdcError("compress.svd: no rank pays, so every linear is as it was", "lower energy, or raise ratio")
         return Done(model, plan, lines)
 
     def _decompose(
         self, model: nn.Module, matrices: Mapping[str, Tensor], rows: Calibration | None
     ) -> dict[str, Factors]:
         import torch
+
+        from kdc.models.shapes import outputs_first
 
         linears = [name for name in matrices if not isinstance(model.get_submodule(name), torch.nn.Embedding)]
         if self.method == "activation":
@@ -117,7 +122,7 @@ class Svd(Pass):
             parameters: list[Any] = [model.get_submodule(name).weight for name in linears]
             information = dict(zip(linears, rows.fisher(model, parameters), strict=True))
             return {
-                name: weighted(weight, _outputs_first(model, name, information[name]).sum(dim=1))
+                name: weighted(weight, outputs_first(model.get_submodule(name), information[name]).sum(dim=1))
                 if name in information
                 else plain(weight)
                 for name, weight in matrices.items()
@@ -199,11 +204,7 @@ def _global_ranks(factors: Mapping[str, Factors], budget: float) -> dict[str, in
         if first[name]:
             first[name] = False  # every layer has its first rank already
             continue
-        own = factors[name]
-        whole = len(own.left) * own.right.shape[1]
-        price = (
-            0 if ranks[name] > own.paying else own.cost if ranks[name] < own.paying else whole - own.paying * own.cost
-        )
+        price = _price(factors[name], ranks[name])
         if spent + price > budget:
             continue
         ranks[name] += 1
@@ -222,16 +223,13 @@ def _eligible(model: Any, *, embeddings: bool) -> list[tuple[str, Tensor]]:
     """Weights `[outputs, inputs]` of all linears but the last, and of embeddings of tokens `[tokens, width]`."""
     from torch import nn
 
+    from kdc.models.shapes import outputs_first
     from kdc.models.taps import last_linear
 
     last, found = last_linear(model), []
     for name, module in model.named_modules():
         if (isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D") and module is not last:
-            found.append((name, _outputs_first(model, name, module.weight.detach())))
+            found.append((name, outputs_first(module, module.weight.detach())))
         elif isinstance(module, nn.Embedding) and embeddings and module is model.get_input_embeddings():
             found.append((name, module.weight.detach()))
     return found
-
-
-def _outputs_first(model: nn.Module, name: str, weight: Tensor) -> Tensor:
-    return weight.t() if type(model.get_submodule(name)).__name__ == "Conv1D" else weight

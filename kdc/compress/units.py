@@ -53,9 +53,9 @@ def scores(model: nn.Module, all_units: list[Units], score: Score, rows: Calibra
 
     `l1`, `l2`: that norm of all weights that go with the unit, over its layer's mean. `activation`: the root mean
     square of what the unit adds to its reader's output, if its inputs were independent: rms(x_i) * ||W[:, i]||, as
-    Wanda (Sun et al. 2023, arXiv:2306.11695, equation 1) has it weight by weight. `taylor`: the mean over rows of
-    |dL/dm| for a mask m on the unit (Michel et al. 2019, arXiv:1905.10650, equation 2). `fisher`: the mean over rows of
-    (dL/dm)^2, the diagonal of the empirical Fisher information (Kwon et al. 2022, arXiv:2204.09656, equation 6).
+    Wanda (Sun et al. 2023, arXiv:2306.11695) has it weight by weight. `taylor`: the mean over rows of
+    |dL/dm| for a mask m on the unit (Michel et al. 2019, arXiv:1905.10650, section 4). `fisher`: the mean over rows of
+    (dL/dm)^2, the diagonal of the empirical Fisher information (Kwon et al. 2022, arXiv:2204.09656, section 3).
     """
     if score in ("l1", "l2"):
         found = [_norm(model, units, power=1 if score == "l1" else 2) for units in all_units]
@@ -63,9 +63,12 @@ def scores(model: nn.Module, all_units: list[Units], score: Score, rows: Calibra
     assert rows is not None
     if score == "activation":
         return _activation(model, all_units, rows)
-    changes = rows.saliencies(model, [units.reader for units in all_units])
-    reduce: Callable[[np.ndarray], np.ndarray] = np.abs if score == "taylor" else np.square
-    return [reduce(_by_unit(changes[units.reader], units).sum(axis=-1)).mean(axis=0) for units in all_units]
+    size: Callable[[np.ndarray], np.ndarray] = np.abs if score == "taylor" else np.square
+    totals = [np.zeros(units.count) for units in all_units]
+    for changes in rows.saliencies(model, [units.reader for units in all_units]):
+        for total, units in zip(totals, all_units, strict=True):
+            total += size(_by_unit(changes[units.reader], units).sum(axis=-1)).sum(axis=0)
+    return [total / len(rows.rows) for total in totals]
 
 
 def _norm(model: nn.Module, units: Units, *, power: int) -> np.ndarray:
@@ -97,27 +100,31 @@ def _by_unit(inputs: np.ndarray, units: Units) -> np.ndarray:
 
 def _matrix(model: nn.Module, name: str) -> np.ndarray:
     """A linear's weight `[outputs, inputs]` in float64."""
+    from kdc.models.shapes import outputs_first
+
     module: Any = model.get_submodule(name)
-    weight = module.weight.detach().double().cpu().numpy()
-    return weight.T if type(module).__name__ == "Conv1D" else weight
+    weight: np.ndarray = outputs_first(module, module.weight.detach()).double().cpu().numpy()
+    return weight
 
 
 def choose(importance: list[np.ndarray], ratio: float, *, uniform: bool, align: int) -> list[np.ndarray]:
     """The units of each layer to keep, by their numbers in order: all but the share `ratio` that matters least.
 
-    `uniform` takes the share of every layer, else of all layers together. Layers keep a multiple of `align` units
-    (all, where they have no such multiple), the nearest one, and never less than one multiple.
+    `uniform` takes the share of every layer, else of all layers together; of units that matter alike the first stay.
+    Layers keep the nearest multiple of `align` units, and never less than one multiple; those that have fewer units
+    keep what is left of them, at least one.
     """
     if uniform:
         wanted = [(1 - ratio) * len(values) for values in importance]
     else:
-        every = np.sort(np.concatenate(importance))
-        least = every[min(math.floor(ratio * len(every)), len(every) - 1)]
-        wanted = [float((values >= least).sum()) for values in importance]
+        owners = np.concatenate([np.full(len(values), layer) for layer, values in enumerate(importance)])
+        order = np.argsort(-np.concatenate(importance), kind="stable")
+        stay = owners[order[: len(order) - math.floor(ratio * len(order))]]
+        wanted = [float((stay == layer).sum()) for layer in range(len(importance))]
     kept = []
     for values, count in zip(importance, wanted, strict=True):
-        step = align if len(values) % align == 0 else 1
-        number = max(step, min(len(values), math.floor(count / step + 0.5) * step))
+        step = align if len(values) >= align else 1
+        number = max(step, min(len(values) // step, math.floor(count / step + 0.5)) * step)
         kept.append(np.sort(np.argsort(-values, kind="stable")[:number]))
     return kept
 

@@ -32,6 +32,7 @@ class Vocabulary(Pass):
     """
 
     changes_weights: ClassVar[bool] = True
+    modality: ClassVar[str | None] = "text"
     name: Literal["vocabulary"]
     coverage: Annotated[float, Field(gt=0, le=1)] = 1.0
 

@@ -17,8 +17,12 @@ class KeepZeros(TrainerCallback):
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.masks = [(weight, weight.detach() != 0) for _, weight in matrices(model) if bool((weight == 0).any())]
+        pruned = [name for name, weight in matrices(model) if bool((weight == 0).any())]
+        # weights are asked of their modules at every step: moving a model to a GPU may make them anew
+        self.modules: list[Any] = [model.get_submodule(name) for name in pruned]
+        self.masks = [module.weight.detach() != 0 for module in self.modules]
 
     def on_optimizer_step(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        for weight, mask in self.masks:
-            weight.data.mul_(mask.to(weight.device))
+        self.masks = [mask.to(module.weight.device) for module, mask in zip(self.modules, self.masks, strict=True)]
+        for module, mask in zip(self.modules, self.masks, strict=True):
+            module.weight.data.mul_(mask)

@@ -5,6 +5,7 @@ A family of models is one row of `FAMILIES`; of a model that none fits, nothing 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -86,33 +87,46 @@ FAMILIES = (
         ("mlp.fc1",),
         "mlp.fc2",
     ),
-    # Wav2Vec2, HuBERT
-    Family(
-        "attention",
-        ("attention.q_proj", "attention.k_proj", "attention.v_proj"),
-        "attention.out_proj",
-        ("feed_forward.intermediate_dense",),
-        "feed_forward.output_dense",
-    ),
 )
 
 
-def layers(model: Any) -> list[Layer]:
-    """Every layer of the model's stack, as it is now: heads and neurons may have been cut. KdcError where none fit."""
-    stack, depth = layer_stack(model)
+def layers(model: Any, where: str) -> list[Layer]:
+    """Every layer of the model's stack, as it is now: heads and neurons may have been cut.
+
+    KdcError, which names the key `where`, for a model that no family fits.
+    """
+    stack, depth = layer_stack(model, where)
     blocks = list(model.get_submodule(stack).children())
-    family = next((family for family in FAMILIES if _fits(blocks[0], family)), None)
+    family = next((family for family in FAMILIES if all(_fits(block, family) for block in blocks)), None)
     if family is None:
         raise KdcError(
-            f"{type(model).__name__}: its layers are built in no way that kdc knows the heads and neurons of",
-            "prune weights, or factorize its linears: they need to know none",
+            f"{where}: in the layers of a {type(model).__name__} kdc knows no heads and neurons",
+            "take prune or svd, which need to know none",
         )
     return [_layer(f"{stack}.{number}", blocks[number], family) for number in range(depth)]
 
 
 def _fits(block: nn.Module, family: Family) -> bool:
     names = {name for name, _ in block.named_modules()}
-    return {family.attention, *family.projections, family.output, *family.inner, family.outer} <= names
+    if not {family.attention, *family.projections, family.output, *family.inner, family.outer} <= names:
+        return False
+    # what holds more than these linears computes otherwise: convolutions beside heads, a second set of projections
+    known = (*family.projections, family.output)
+    if any(not name.startswith(known) for name, _ in _parameters(block, family.attention)):
+        return False
+    parts = 3 if len(family.projections) == 1 else 1
+    return width(block.get_submodule(family.projections[-1])) == parts * _inputs(block.get_submodule(family.output))
+
+
+def _parameters(block: nn.Module, attention: str) -> Iterator[tuple[str, nn.Parameter]]:
+    """Of the attention, by their names in the block."""
+    for name, parameter in block.get_submodule(attention).named_parameters():
+        yield f"{attention}.{name}", parameter
+
+
+def _inputs(linear: Any) -> int:
+    part = linear[0] if hasattr(linear, "__getitem__") else linear
+    return int(part.nx if hasattr(part, "nx") else part.in_features)
 
 
 def _layer(name: str, block: nn.Module, family: Family) -> Layer:

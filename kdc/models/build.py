@@ -67,13 +67,14 @@ def _plain_model(folder: Path, task: Task) -> Any:
 
 
 def _cut_model(folder: Path, task: Task) -> Any:
-    from transformers import AutoConfig
+    import transformers
 
     from kdc.models.shapes import load_cut
 
     family = task.model_class()  # teaches transformers the plain nets
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    return load_cut(folder, family._model_mapping[type(config)], config)
+    config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    architecture = getattr(transformers, config.architectures[0], None)  # of several for one config, the one it was
+    return load_cut(folder, architecture or family._model_mapping[type(config)], config)
 
 
 def save_model(built: Built, folder: Path) -> None:

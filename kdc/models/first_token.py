@@ -28,7 +28,7 @@ def first_token_only(model: Any) -> Iterator[bool]:
     `logits` stay as they are, but for rounding; hidden states and attentions of the last layer do not.
     """
     forward = LAST_LAYERS.get(type(model).__name__)
-    if forward is None or getattr(model.config, "is_decoder", False):
+    if forward is None or getattr(model.config, "is_decoder", False) or _is_twice_in_its_stack(model):
         yield False
         return
     if is_shortened(model):
@@ -52,6 +52,12 @@ def first_token_only(model: Any) -> Iterator[bool]:
 def is_shortened(model: Any) -> bool:
     """Whether such a block is open."""
     return type(model).__name__ in LAST_LAYERS and "forward" in vars(_last(model))
+
+
+def _is_twice_in_its_stack(model: Any) -> bool:
+    """Whether layers share their weights and the last one is an earlier one too, which computes all tokens."""
+    stack = list(model.get_submodule(layer_stack(model)[0]))
+    return any(layer is stack[-1] for layer in stack[:-1])
 
 
 def _last(model: Any) -> Any:

@@ -80,8 +80,11 @@ def _note_layers(config: Any, depth: int, kept: Sequence[int]) -> None:
     config.num_hidden_layers = len(kept)
 
 
-def layer_stack(model: nn.Module) -> tuple[str, int]:
-    """The name of the `ModuleList` that holds the model's `num_hidden_layers` blocks, and how many they are."""
+def layer_stack(model: nn.Module, where: str = "student.layers") -> tuple[str, int]:
+    """The name of the `ModuleList` that holds the model's `num_hidden_layers` blocks, and how many they are.
+
+    `where` is the key that an error names.
+    """
     from torch import nn
 
     depth = getattr(model.config, "num_hidden_layers", None)
@@ -89,6 +92,6 @@ def layer_stack(model: nn.Module) -> tuple[str, int]:
         if isinstance(module, nn.ModuleList) and len(module) == depth:
             return name, len(module)
     raise KdcError(
-        f"student.layers: {type(model).__name__} has no stack of layers to choose from",
-        "choose another student: kdc list student",
+        f"{where}: {type(model).__name__} has no stack of layers to choose from",
+        "choose another student: kdc list student" if where == "student.layers" else "leave the pass out",
     )

@@ -1,7 +1,7 @@
 """Models of other shapes than their config says: how outputs and inputs are cut, and how such a model loads again.
 
-The weights tell the shapes: what was cut has smaller tensors, a linear that was factorized has two. `shapes.json`
-beside them marks a folder that `transformers` alone cannot load, and lists what differs.
+The weights tell the shapes of what was cut. `shapes.json` beside them marks a folder that `transformers` alone cannot
+load: it lists the tensors that differ, the matrices that are two now, and the modules that are another one.
 """
 
 from __future__ import annotations
@@ -17,9 +17,13 @@ from kdc.errors import KdcError
 from kdc.quiet import quiet
 
 SHAPES = "shapes.json"
-FORMAT = 1
+FORMAT = 2
 FIRST, SECOND = "0", "1"
 """What the parts of a factorized matrix are called."""
+
+
+class Factorized(nn.Sequential):
+    """Two modules where one was: a linear as two, an embedding as one with a linear behind it."""
 
 
 def keep_outputs(model: nn.Module, name: str, kept: Tensor) -> None:
@@ -41,7 +45,7 @@ def keep_inputs(model: nn.Module, name: str, kept: Tensor) -> None:
 def keep_rows(model: nn.Module, name: str, kept: Sequence[int]) -> None:
     """Leave an embedding, or the first part of a factorized one, only the rows `kept`, in this order."""
     found: Any = model.get_submodule(name)
-    module: Any = found[0] if isinstance(found, nn.Sequential) else found
+    module: Any = found[0] if isinstance(found, Factorized) else found
     _set(module, "weight", module.weight[list(kept)])
     if module.padding_idx is not None:
         module.padding_idx = list(kept).index(module.padding_idx)
@@ -105,7 +109,8 @@ def save_cut(model: Any, folder: Path) -> bool:
     model.config.save_pretrained(folder)
     tensors = {name: tensor.contiguous() for name, tensor in _own(model, twins).items()}
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-    noted = {"format": FORMAT, "tensors": changed, "shared": twins}
+    pairs = [name for name, module in model.named_modules() if isinstance(module, Factorized)]
+    noted = {"format": FORMAT, "tensors": changed, "factorized": pairs, "shared": twins}
     (folder / SHAPES).write_text(json.dumps(noted, indent=1) + "\n")
     return True
 
@@ -123,20 +128,27 @@ def is_cut(folder: Path) -> bool:
 
 def load_cut(folder: Path, model_class: Any, config: Any) -> Any:
     """A model with the weights in `folder`, in the shapes that they have; KdcError where they fit no such model."""
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    noted = json.loads((folder / SHAPES).read_text(encoding="utf-8"))
-    if noted["format"] != FORMAT:
-        raise KdcError(f"{folder / SHAPES}: format {noted['format']} is not this kdc's ({FORMAT})", "make it again")
-    tensors, twins = load_file(folder / "model.safetensors"), noted["shared"]
-    noted_shapes = {name: shape for name, shape in noted["tensors"].items() if not _within(name, twins)}
-    if wrong := sorted(name for name, shape in noted_shapes.items() if list(tensors[name].shape) != shape):
+    try:
+        noted = json.loads((folder / SHAPES).read_text(encoding="utf-8"))
+        if noted["format"] != FORMAT:
+            raise KdcError(f"{folder / SHAPES}: format {noted['format']} is not this kdc's ({FORMAT})", "make it again")
+        tensors, twins = load_file(folder / "model.safetensors"), noted["shared"]
+        own = {name: shape for name, shape in noted["tensors"].items() if not _within(name, twins)}
+        wrong = sorted(name for name, shape in own.items() if list(tensors[name].shape) != shape)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise KdcError(f"{folder}: {SHAPES} or the weights are damaged ({error})", "make the model again") from error
+    if wrong:
         raise KdcError(f"{folder}: {wrong[0]} has not the shape that {SHAPES} says", "make the model again")
     with quiet():
         model = model_class(config)
     for name, whole in twins.items():
         model.set_submodule(name, model.get_submodule(whole))
     try:
+        for name in noted["factorized"]:
+            _make_pair(model, name, tensors)
         reshape(model, tensors)
     except AttributeError as error:
         raise KdcError(
@@ -152,9 +164,6 @@ def load_cut(folder: Path, model_class: Any, config: Any) -> Any:
 
 def reshape(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Give a model's modules the shapes of these tensors, by their names; the weights themselves do not come along."""
-    for name in {name.rpartition(".")[0] for name in tensors}:
-        if (parent := name.removesuffix(f".{FIRST}")) != name and f"{parent}.{SECOND}.weight" in tensors:
-            _make_pair(model, parent, tensors)
     for name, tensor in tensors.items():
         place, _, key = name.rpartition(".")
         module = model.get_submodule(place)
@@ -169,7 +178,7 @@ def refresh(model: nn.Module) -> None:
     module: Any
     for module in model.modules():
         if hasattr(module, "split_size") and hasattr(module, "c_attn"):  # GPT-2
-            module.split_size = module.c_attn.nf // 3
+            module.split_size = _outputs(module.c_attn) // 3
             module.num_heads = module.split_size // module.head_dim
         elif hasattr(module, "all_head_size") and hasattr(module, "query"):  # BERT's family
             module.all_head_size = _outputs(module.query)
@@ -178,8 +187,6 @@ def refresh(model: nn.Module) -> None:
 
 def _make_pair(model: nn.Module, name: str, tensors: Mapping[str, Tensor]) -> None:
     module = model.get_submodule(name)
-    if isinstance(module, nn.Sequential):
-        return  # a plain model's own
     first, second = tensors[f"{name}.{FIRST}.weight"], tensors[f"{name}.{SECOND}.weight"]
     if isinstance(module, nn.Embedding):
         pair = _looked_up(module, second.shape[1], len(second))
@@ -189,15 +196,15 @@ def _make_pair(model: nn.Module, name: str, tensors: Mapping[str, Tensor]) -> No
     model.set_submodule(name, pair)
 
 
-def _looked_up(embedding: nn.Embedding, rank: int, width: int) -> nn.Sequential:
+def _looked_up(embedding: nn.Embedding, rank: int, width: int) -> Factorized:
     settings: Any = {"device": embedding.weight.device, "dtype": embedding.weight.dtype}
     narrow = nn.Embedding(embedding.num_embeddings, rank, padding_idx=embedding.padding_idx, **settings)
-    return nn.Sequential(narrow, nn.Linear(rank, width, bias=False, **settings))
+    return Factorized(narrow, nn.Linear(rank, width, bias=False, **settings))
 
 
-def _pair(inputs: int, rank: int, outputs: int, *, bias: bool, like: Tensor) -> nn.Sequential:
+def _pair(inputs: int, rank: int, outputs: int, *, bias: bool, like: Tensor) -> Factorized:
     settings: Any = {"device": like.device, "dtype": like.dtype}
-    return nn.Sequential(nn.Linear(inputs, rank, bias=False, **settings), nn.Linear(rank, outputs, bias, **settings))
+    return Factorized(nn.Linear(inputs, rank, bias=False, **settings), nn.Linear(rank, outputs, bias, **settings))
 
 
 def _set(module: nn.Module, key: str, tensor: Tensor) -> None:
@@ -213,10 +220,14 @@ def _transposed(module: nn.Module) -> bool:
     return type(module).__name__ == "Conv1D"
 
 
+def outputs_first(module: nn.Module, weight: Tensor) -> Tensor:
+    """A module's weight, or its gradient, as `[outputs, inputs]`."""
+    return weight.t() if _transposed(module) else weight
+
+
 def _outputs(module: Any) -> int:
-    part: Any = module[-1] if isinstance(module, nn.Sequential) else module
-    weight: Tensor = part.weight
-    return weight.shape[0]
+    part: Any = module[-1] if isinstance(module, Factorized) else module
+    return int(outputs_first(part, part.weight).shape[0])
 
 
 def _describe(module: Any) -> None:

@@ -31,7 +31,7 @@ def steps(record: RunRecord) -> list[Step]:
         Step(before, after, table.versus(table.latency_at(after, wanted), before.name))
         for after in record.variants
         for before in record.variants
-        if before.stage in after.parents[-1:] and before.runtime == after.runtime
+        if before.stage in after.parents[:1] and before.runtime == after.runtime
     ]
 
 

@@ -43,7 +43,7 @@ def compress_step(step: Pass, model: Published, plan: Published | None, data: Da
         "model": model.key,
         "plan": plan.key if plan else None,
         "data": data.shape,
-        "packages": packages("torch", "transformers"),
+        "packages": packages("torch", "transformers", "tokenizers", *step.packages),
     }
     if step.rows_to_see:
         parts |= {"rows": data.fingerprints["train"], "seed": seed}

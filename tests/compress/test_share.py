@@ -10,11 +10,13 @@ import torch
 from safetensors.torch import load_file
 
 from kdc.compress.base import PASSES
+from kdc.compress.int8 import Int8
 from kdc.compress.plan import PrecisionPlan
 from kdc.errors import KdcError
 from kdc.export.base import RUNTIMES
 from kdc.export.verified import export_verified
 from kdc.models.build import Built, load_model, save_model
+from kdc.models.first_token import first_token_only
 from kdc.models.layers import layer_stack
 from kdc.models.shapes import shared
 from tests import tiny
@@ -91,3 +93,40 @@ def test_what_cannot_share_is_refused() -> None:
         tied(built)
     with pytest.raises(KdcError, match="the model has one layer"):
         tied(tiny.built_bert(models.ROWS, layers=1))
+
+
+def test_a_shared_last_layer_computes_all_tokens_for_those_before_it() -> None:
+    """What spares a classifier its other tokens would spare them in the layer that is the same."""
+    built = models.texts("bert")
+    tied(built, every=3)
+    wanted = models.answers(built)
+    with first_token_only(built.model) as shortened:
+        assert not shortened
+        torch.testing.assert_close(models.answers(built), wanted, rtol=0, atol=0)
+    with pytest.raises(KdcError, match="may read more than the first token"):
+        PASSES["first_token"](name="first_token").apply(built.model, PrecisionPlan())
+
+
+def test_factors_are_not_averaged() -> None:
+    built = models.texts("bert")
+    PASSES["svd"](name="svd", method="plain", rank=4).apply(built.model, PrecisionPlan())
+    with pytest.raises(KdcError, match=r"factors have no common basis, .*; share before svd, or take"):
+        tied(built)
+    tied(built, start="first", every=2)
+
+
+def test_layers_that_share_are_not_told_apart() -> None:
+    built = models.texts("bert")
+    tied(built)
+    with pytest.raises(KdcError, match="layers share their weights; put prune_layers before share"):
+        PASSES["prune_layers"](name="prune_layers", score="top").apply(built.model, PrecisionPlan())
+
+
+@pytest.mark.slow
+def test_shared_layers_run_in_int8_in_every_place(tmp_path: Path) -> None:
+    built = models.texts("distilbert")
+    tied(built, every=3)
+    plan = Int8(name="int8", reduce_range=False).apply(built.model, PrecisionPlan()).plan
+    runtime = RUNTIMES["onnxruntime"](name="onnxruntime")
+    seen = export_verified(built, plan, runtime, tiny.task(), models.ROWS, tmp_path)
+    assert seen["macs"]["int8"] == seen["macs"]["eligible"] > 0

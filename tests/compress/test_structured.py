@@ -25,7 +25,7 @@ def sizes(pass_name: str = "prune_ffn", **settings: Any) -> list[int]:
     rows = models.calibration(built) if step.rows_to_see else None
     done = step.apply(built.model, PrecisionPlan(), rows)
     found = [
-        one.feed_forward.neurons if pass_name == "prune_ffn" else one.attention.heads for one in layers(done.model)
+        one.feed_forward.neurons if pass_name == "prune_ffn" else one.attention.heads for one in layers(done.model, "x")
     ]
     noun, whole = ("neurons", 48) if pass_name == "prune_ffn" else ("heads", 4)
     changed = [f"{layer}: {whole} -> {size} {noun}" for layer, size in zip(LAYERS, found, strict=True)]
@@ -86,7 +86,9 @@ def test_a_config_says_what_all_layers_have_and_no_more() -> None:
 
 def test_a_model_without_heads_and_neurons_is_refused() -> None:
     for name in ("prune_ffn", "prune_heads"):
-        with pytest.raises(KdcError, match=r"CNN has no stack of layers|kdc knows the heads and neurons of"):
+        with pytest.raises(
+            KdcError, match=rf"^compress\.{name}: CNN has no stack of layers to choose from; leave the pass out"
+        ):
             PASSES[name](name=name).apply(CNN(CNNConfig()), PrecisionPlan(), None)
 
 

@@ -23,7 +23,7 @@ KINDS: dict[str, Callable[[Any], Units]] = {
 
 
 def units(model: Any, kind: str) -> list[Units]:
-    return [KINDS[kind](layer) for layer in layers(model)]
+    return [KINDS[kind](layer) for layer in layers(model, "x")]
 
 
 def weight(model: Any, name: str) -> np.ndarray:
@@ -161,7 +161,8 @@ IMPORTANCE = [np.array([5.0, 1.0, 4.0, 2.0]), np.array([8.0, 7.0, 3.0, 6.0])]
         (0.25, True, 2, [[0, 1, 2, 3], [0, 1, 2, 3]]),
         (0.5, False, 2, [[0, 2], [0, 1, 2, 3]]),
         (0.99, False, 1, [[0], [0]]),
-        (0.5, True, 3, [[0, 2], [0, 1]]),
+        (0.5, True, 3, [[0, 2, 3], [0, 1, 3]]),
+        (0.5, True, 5, [[0, 2], [0, 1]]),
     ],
 )
 def test_the_least_important_go(ratio: float, uniform: bool, align: int, kept: list[list[int]]) -> None:

@@ -86,6 +86,11 @@ class Term(Component):
         return self.reads == {"logits"} and self.asks_of_teacher <= {"logits"}
 
     @property
+    def teaches_by_answers(self) -> bool:
+        """Whether it hands on the teacher's answers, and needs neither labels nor more of a model."""
+        return self.reads_answers and bool(self.asks_of_teacher) and not (self.needs_labels or self.is_off)
+
+    @property
     def asks_of_teacher(self) -> frozenset[str]:
         """`reads_of_teacher`, and the logits where a setting depends on the teacher's confidence."""
         by_confidence = any(asks_confidence(getattr(self, key)) for key in type(self).model_fields)
