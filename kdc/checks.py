@@ -189,7 +189,7 @@ def _passes(config: RunConfig) -> Iterator[str]:
     reads = TASKS[config.dataset.task].modality if config.dataset.task in TASKS else None
     for key, step in config.compress.items():
         if None not in (step.modality, reads) and step.modality != reads:
-            yield f"compress={key}: is for models of {step.modality}s, but dataset {config.dataset.name} holds {reads}s"
+            yield f"compress={key}: is for models of {step.modality}s, but dataset {config.dataset.name} holds {reads}s; leave it out"
         if missing := [package for package in step.packages if not _importable(package)]:
             yield f"compress={key}: not installed: {', '.join(missing)}; pip install {' '.join(missing)}"
         if step.cuts_units and split is not None:
@@ -198,11 +198,9 @@ def _passes(config: RunConfig) -> Iterator[str]:
         if step.changes_weights and planned is not None:
             yield f"compress: {key} changes weights, which {planned} before it has quantized; put {key} first"
         planned = key if step.precision is not None else planned
-        if step.recover is None:
+        if step.recovery is None:
             continue
-        if not step.changes_weights:
-            yield f"compress.{key}.recover: {step.name} leaves the weights as they are; set it to null"
-        elif config.distill.peers:
+        if config.distill.peers:
             yield f"compress.{key}.recover: students that learn from one another have no teacher; set it to null"
         elif not any(term.teaches_by_answers for term in config.loss.terms.values()):
             yield f"compress.{key}.recover: no term of the loss teaches by the teacher's logits alone; add kl: loss=kd"

@@ -55,11 +55,10 @@ def _cut(
     label: str, step: Pass, model: Published, plan: Published | None, run: Arrangement
 ) -> tuple[Published, Published]:
     """The stages that hold the model and the plan after one pass, and its recovery if it has one."""
-    done = run.enter(
-        f"compress {label}", lambda: stages.compress_step(step, model, plan, run.labelled, run.config.seed)
-    )
+    rows = stages.Seen(run.labelled, run.data, run.config.seed)
+    done = run.enter(f"compress {label}", lambda: stages.compress_step(step, model, plan, rows))
     changed = done if step.changes_weights else model
-    return changed if step.recover is None else run.recover(label, step.recover, changed), done
+    return changed if step.recovery is None else run.recover(label, step.recovery, changed), done
 
 
 def cells(config: RunConfig, points: Sequence[Point]) -> tuple[list[tuple[Point, Runtime]], list[str]]:

@@ -237,12 +237,16 @@ def test_what_is_refused(overrides: Sequence[str], message: str) -> None:
             "compress: prune_ffn changes weights, which int8 before it has quantized; put prune_ffn first",
         ),
         (
+            ["compress=prune_channels"],
+            "compress=prune_channels: is for models of images, but dataset stdlib_docs holds texts; leave it out",
+        ),
+        (
             ["compress=[svd,prune_heads]"],
             "compress: prune_heads cuts outputs of linears, which svd before it has split; put prune_heads first",
         ),
         (
             ["compress.int8.recover={epochs: 1}"],
-            "compress.int8.recover: int8 leaves the weights as they are; set it to null",
+            "compress.int8.recover: no such key of int8",
         ),
         (
             ["compress=prune_ffn", "compress.prune_ffn.recover={epochs: 1}", "+student@distill.peers.peer=layers"],

@@ -27,6 +27,7 @@ COMPANY = {
     ("dataset", "mnist"): IMAGES,
     ("dataset", "csv"): ["dataset.files.train=mine.csv"],
     ("compress", "bf16"): ["runtime=torch"],
+    ("compress", "prune_channels"): IMAGES,
     ("runtime", "torch"): ["compress=none"],
     ("runtime", "openvino"): ["compress=none"],
 }

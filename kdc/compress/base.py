@@ -44,25 +44,22 @@ class Done:
 
 
 class Pass(Component):
-    """One compression step: it changes the module, or the precision plan that a runtime realizes.
+    """One compression step: it edits the precision plan that a runtime realizes, or (`WeightPass`) changes the module.
 
-    `changes_weights` says which: a pass that leaves the weights alone costs no copy of the model. `precision` is what
-    it asks of a runtime, so that a missing cell of precision x runtime is refused before a model is loaded. `recover`
-    trains what it left of the model, which only a pass that changes weights can ask for.
+    `precision` is what it asks of a runtime, so that a missing cell of precision x runtime is refused before a model is
+    loaded; `modality` is `text` or `image` where it is for models that read these alone.
     """
 
     changes_weights: ClassVar[bool] = False
-    splits_linears: ClassVar[bool] = False
-    """Whether it makes two modules of one, which no pass after it can cut the outputs of."""
-    cuts_units: ClassVar[bool] = False
-    """Whether it takes outputs of linears away."""
+    precision: ClassVar[Precision | None] = None
     modality: ClassVar[str | None] = None
-    """`text` or `image` where it is for models that read these alone."""
     packages: ClassVar[tuple[str, ...]] = ()
     """What it needs beyond kdc's own requirements."""
-    precision: ClassVar[Precision | None] = None
+    splits_linears: ClassVar[bool] = False
+    """Whether no pass after it can cut outputs of linears: it makes two modules of one, or one of several."""
+    cuts_units: ClassVar[bool] = False
+    """Whether it takes outputs of linears away."""
     name: str
-    recover: Recovery | None = None
 
     def resolved(self) -> Self:
         """This pass with every choice that it leaves to the machine made, so that a stage's key holds it."""
@@ -73,6 +70,11 @@ class Pass(Component):
         return [self]
 
     @property
+    def recovery(self) -> Recovery | None:
+        """The training after it, if any."""
+        return None
+
+    @property
     def rows_to_see(self) -> int:
         """How many training rows it has to look at."""
         return 0
@@ -80,6 +82,21 @@ class Pass(Component):
     @abstractmethod
     def apply(self, model: nn.Module, plan: PrecisionPlan, rows: Calibration | None = None) -> Done:
         """The model and plan after this step. `model` may be changed in place; `rows` where it asked for some."""
+
+
+class WeightPass(Pass):
+    """A pass that changes the module. `recover` trains what it left of it."""
+
+    changes_weights: ClassVar[bool] = True
+    recover: Recovery | None = None
+
+    @property
+    def recovery(self) -> Recovery | None:
+        return self.recover
+
+    def without_recovery(self) -> Self:
+        """The pass alone: its recovery is a step of its own."""
+        return self.model_copy(update={"recover": None})
 
 
 BUILTIN = (

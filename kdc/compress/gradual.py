@@ -9,12 +9,12 @@ from typing import Annotated, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
-from kdc.compress.base import Pass
+from kdc.compress.base import WeightPass
 
 Ratio = Annotated[float, Field(gt=0, lt=1)]
 
 
-class Gradual(Pass):
+class Gradual(WeightPass):
     """A pass that takes away a share `ratio`, at once or in several `rounds` with a recovery after each.
 
     After round t of n the share 1 - (1 - t/n)^3 of the ratio is gone: much at first, when much is superfluous (Zhu and

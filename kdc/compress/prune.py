@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveInt, field_validator, model_validator
 
@@ -33,7 +33,6 @@ class Prune(Gradual):
     is above it.
     """
 
-    changes_weights: ClassVar[bool] = True
     name: Literal["prune"]
     score: Literal["magnitude", "wanda", "taylor"] = "magnitude"
     scope: Literal["global", "layer", "row"] = "layer"

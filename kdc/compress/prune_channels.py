@@ -34,7 +34,6 @@ class PruneChannels(Gradual):
     every group, otherwise groups compete. `include` and `exclude` are shell patterns of the convolutions' names.
     """
 
-    changes_weights: ClassVar[bool] = True
     cuts_units: ClassVar[bool] = True
     packages: ClassVar[tuple[str, ...]] = ("torch-pruning",)
     modality: ClassVar[str | None] = "image"

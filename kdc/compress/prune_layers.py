@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import PositiveInt
 
-from kdc.compress.base import PASSES, Done, Pass
+from kdc.compress.base import PASSES, Done, WeightPass
 from kdc.compress.gradual import Ratio
 from kdc.compress.plan import PrecisionPlan
 from kdc.errors import KdcError
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @PASSES.register("prune_layers")
-class PruneLayers(Pass):
+class PruneLayers(WeightPass):
     """Drops the share `ratio` of the layers, at least one and not all.
 
     By `score`: `influence`, one minus the cosine of what a layer reads and puts out, a mean over tokens, the least
@@ -27,7 +27,6 @@ class PruneLayers(Pass):
     which stay, as for `student=layers`.
     """
 
-    changes_weights: ClassVar[bool] = True
     name: Literal["prune_layers"]
     ratio: Ratio = 0.5
     score: Literal["influence", "uniform", "top", "bottom"] = "influence"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from kdc.compress.base import PASSES, Done, Pass
+from kdc.compress.base import PASSES, Done, WeightPass
 from kdc.compress.plan import PrecisionPlan
 from kdc.errors import KdcError
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @PASSES.register("share")
-class Share(Pass):
+class Share(WeightPass):
     """Ties every `every` layers in a row: as deep as before, with fewer weights (Lan et al. 2020, arXiv:1909.11942,
     section 3.1).
 
@@ -25,7 +25,6 @@ class Share(Pass):
     of what the model knew. Smaller, not faster: each layer is computed as before.
     """
 
-    changes_weights: ClassVar[bool] = True
     splits_linears: ClassVar[bool] = True
     name: Literal["share"]
     every: int = Field(default=2, ge=2)

@@ -27,7 +27,6 @@ class PruneUnits(Gradual):
     `exclude` are shell patterns of layers' names.
     """
 
-    changes_weights: ClassVar[bool] = True
     cuts_units: ClassVar[bool] = True
     noun: ClassVar[str]
     score: Score = "taylor"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
-from kdc.compress.base import PASSES, Done, Pass
+from kdc.compress.base import PASSES, Done, WeightPass
 from kdc.compress.gradual import Ratio
 from kdc.compress.plan import PrecisionPlan
 from kdc.compress.scope import chosen
@@ -44,7 +44,7 @@ class Factors:
 
 
 @PASSES.register("svd")
-class Svd(Pass):
+class Svd(WeightPass):
     """Low rank: W `[outputs, inputs]` becomes two linears with `rank` in between.
 
     `plain` leaves out the smallest singular values of W, which is the best in W's own norm (Eckart and Young 1936).
@@ -57,7 +57,6 @@ class Svd(Pass):
     linear whose rank would take more weights than it has is left whole. The last linear is never touched.
     """
 
-    changes_weights: ClassVar[bool] = True
     splits_linears: ClassVar[bool] = True
     name: Literal["svd"]
     method: Literal["plain", "activation", "fisher"] = "activation"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from kdc.compress.base import ALL_ROWS, PASSES, Done, Pass
+from kdc.compress.base import ALL_ROWS, PASSES, Done, WeightPass
 from kdc.compress.plan import PrecisionPlan
 from kdc.errors import KdcError
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from kdc.compress.calibration import Calibration
+    from kdc.tasks.text import TextEncoder
 
 TOKENS = [f"{name}_token_id" for name in ("pad", "bos", "eos", "cls", "sep", "mask", "unk")]
 """What configs call the numbers of special pieces."""
@@ -23,7 +25,7 @@ LATIN = 0x180
 
 
 @PASSES.register("vocabulary")
-class Vocabulary(Pass):
+class Vocabulary(WeightPass):
     """Drops pieces from tokenizer and embedding that the training rows do not need.
 
     The most frequent pieces stay that make up the share `coverage` of all tokens of the training rows (1: every piece
@@ -31,7 +33,6 @@ class Vocabulary(Pass):
     all kept are answered exactly as before; others are cut into other pieces.
     """
 
-    changes_weights: ClassVar[bool] = True
     modality: ClassVar[str | None] = "text"
     name: Literal["vocabulary"]
     coverage: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -52,6 +53,7 @@ class Vocabulary(Pass):
         for row in encoder.encode(rows.rows):
             counts.update(row["input_ids"])
         kept = covering(counts, self.coverage)
+        kept |= set(range((encoder.pad_id or 0) + 1))  # some models count positions from the number of padding
         smaller, old = encoder.trimmed(kept | _characters(encoder, counts))
         own: Any = model
         embedding = next(name for name, module in model.named_modules() if module is own.get_input_embeddings())
@@ -80,9 +82,12 @@ def covering(counts: Counter[int], share: float) -> set[int]:
     return kept
 
 
-def _characters(encoder: Any, counts: Counter[int]) -> set[int]:
+def _characters(encoder: TextEncoder, counts: Counter[int]) -> set[int]:
     """Pieces of one character: all that are Latin or stand for bytes, and those that the rows' pieces are made of."""
     pieces = encoder.spelled()
     letters = {letter for number in counts for letter in pieces[number]}
-    single = {number: piece.removeprefix("##") for number, piece in pieces.items()}
-    return {number for number, piece in single.items() if len(piece) == 1 and (piece in letters or ord(piece) < LATIN)}
+    return {
+        number
+        for number, piece in pieces.items()
+        if (len(piece) == 1 and (piece in letters or ord(piece) < LATIN)) or re.fullmatch("<0x[0-9A-F]{2}>", piece)
+    }

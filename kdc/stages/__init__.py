@@ -1,6 +1,7 @@
 """The cacheable steps of a run, from data to predictions."""
 
 from kdc.stages.artifacts import (
+    Seen,
     attributions_step,
     compress_step,
     export_step,
@@ -20,6 +21,7 @@ __all__ = [
     "SUMMARY",
     "Data",
     "Pupil",
+    "Seen",
     "Step",
     "Taught",
     "World",

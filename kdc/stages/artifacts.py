@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from kdc.compress.base import Pass
+from kdc.compress.base import ALL_ROWS, Pass, WeightPass
 from kdc.compress.plan import PrecisionPlan
-from kdc.data.examples import Examples
+from kdc.data.examples import Examples, joined
 from kdc.export.base import Runtime
 from kdc.stages.base import ARTIFACT, MODEL, OUTPUTS, PLAN, Data, Step, World, made, note, packages
 from kdc.store import Published
@@ -20,17 +20,41 @@ from kdc.store import Published
 ATTRIBUTIONS = "attributions.json"
 
 
-def compress_step(step: Pass, model: Published, plan: Published | None, data: Data, seed: int) -> Step:
+@dataclass(frozen=True)
+class Seen:
+    """What passes may look at: labelled rows by chance, or every row that a model learns from."""
+
+    labelled: Data
+    lesson: Data
+    seed: int
+
+    def rows(self, count: int) -> Examples:
+        from kdc.compress.calibration import calibration_rows
+
+        train = self.labelled.splits["train"]
+        if count < ALL_ROWS or self.lesson.transfer is None:
+            return calibration_rows(train, count, seed=self.seed)
+        parts = (train, self.lesson.lesson)
+        return joined(*(Examples({name: part[name] for name in part.inputs}, part.labels) for part in parts))
+
+    def key(self, count: int) -> dict[str, Any]:
+        train = self.labelled.fingerprints["train"]
+        if count < ALL_ROWS:
+            return {"rows": train, "seed": self.seed}
+        return {"rows": [train, self.lesson.transfer.key if self.lesson.transfer else None]}
+
+
+def compress_step(step: Pass, model: Published, plan: Published | None, seen: Seen) -> Step:
     """One pass: the precision plan after it as `plan.json`, and `model/` if it changes weights."""
+    data = seen.labelled
 
     def build(folder: Path, scratch: Path) -> None:
-        from kdc.compress.calibration import Calibration, calibration_rows
+        from kdc.compress.calibration import Calibration
         from kdc.models.build import load_model, save_model
 
         built, rows = load_model(model.path / MODEL, data.task), None
         if step.rows_to_see:
-            chosen = calibration_rows(data.splits["train"], step.rows_to_see, seed=seed)
-            rows = Calibration(data.task, built.encoder, chosen)
+            rows = Calibration(data.task, built.encoder, seen.rows(step.rows_to_see))
         done = step.apply(built.model, read_plan(plan), rows)
         if step.changes_weights:
             changed = replace(built, model=done.model, encoder=done.encoder or built.encoder)
@@ -39,14 +63,14 @@ def compress_step(step: Pass, model: Published, plan: Published | None, data: Da
         note(folder, notes=done.lines)
 
     parts: dict[str, Any] = {
-        "pass": step.model_copy(update={"recover": None}),  # a step of its own
+        "pass": step.without_recovery() if isinstance(step, WeightPass) else step,
         "model": model.key,
         "plan": plan.key if plan else None,
         "data": data.shape,
         "packages": packages("torch", "transformers", "tokenizers", *step.packages),
     }
     if step.rows_to_see:
-        parts |= {"rows": data.fingerprints["train"], "seed": seed}
+        parts |= seen.key(step.rows_to_see)
     return Step("compress", parts, build, version=2)
 
 

@@ -83,8 +83,9 @@ class TextEncoder(Encoder):
         return [str(self._tokenizer.id_to_token(number)) for number in encoded["input_ids"]]
 
     def spelled(self) -> dict[int, str]:
-        """Every piece of the vocabulary by its number."""
-        return {number: piece for piece, number in self._tokenizer.get_vocab().items()}
+        """Every piece of the vocabulary by its number, without what marks the inside of a word."""
+        inside = str(json.loads(self._json)["model"].get("continuing_subword_prefix") or "")
+        return {number: piece.removeprefix(inside) or piece for piece, number in self._tokenizer.get_vocab().items()}
 
     def collate(self, encoded: Sequence[Mapping[str, Any]], *, length: int | None = None) -> Arrays:
         """`[batch, length]` int64 arrays."""

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from kdc.compress.base import ALL_ROWS
 from kdc.compress.calibration import Calibration
 from kdc.compress.plan import PrecisionPlan
 from kdc.compress.vocabulary import Vocabulary, covering
-from kdc.data.examples import Examples
+from kdc.data.examples import Examples, unlabelled
 from kdc.errors import KdcError
 from kdc.models.build import Built, load_model, save_model
 from kdc.models.shapes import differing
+from kdc.stages import Data, Seen
+from kdc.stages.base import Transfer
 from tests import tiny
 from tests.compress import models
 
@@ -76,3 +80,16 @@ def test_a_model_without_text_is_refused() -> None:
         Vocabulary(name="vocabulary").apply(
             built.model, PrecisionPlan(), Calibration(tiny.task("image-classification"), built.encoder, rows)
         )
+
+
+def test_it_sees_every_row_that_a_model_learns_from() -> None:
+    """Rows of a transfer set too: a recovery learns from them."""
+    more = unlabelled({"text": ["an actor was poor"]}, models.ROWS)
+    labelled = Data(tiny.task(), {"train": FEW}, "accuracy", 32, None, fingerprints={"train": "t"})
+    lesson = replace(labelled, transfer=Transfer("key", more))
+    assert Seen(labelled, labelled, 0).rows(ALL_ROWS)["text"] == FEW["text"]
+    assert Seen(labelled, lesson, 0).rows(ALL_ROWS)["text"] == [*FEW["text"], *more["text"]]
+    assert Seen(labelled, lesson, 0).rows(1)["text"][0] in FEW["text"]
+    keys = [Seen(labelled, own, seed).key(ALL_ROWS) for own in (labelled, lesson) for seed in (0, 1)]
+    assert keys[0] == keys[1] != keys[2] == keys[3]
+    assert Seen(labelled, lesson, 0).key(9) != Seen(labelled, lesson, 1).key(9)
