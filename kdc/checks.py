@@ -189,7 +189,10 @@ def _passes(config: RunConfig) -> Iterator[str]:
     reads = TASKS[config.dataset.task].modality if config.dataset.task in TASKS else None
     for key, step in config.compress.items():
         if None not in (step.modality, reads) and step.modality != reads:
-            yield f"compress={key}: is for models of {step.modality}s, but dataset {config.dataset.name} holds {reads}s; leave it out"
+            yield (
+                f"compress={key}: is for models of {step.modality}s, but dataset {config.dataset.name} holds {reads}s; "
+                "leave it out"
+            )
         if missing := [package for package in step.packages if not _importable(package)]:
             yield f"compress={key}: not installed: {', '.join(missing)}; pip install {' '.join(missing)}"
         if step.cuts_units and split is not None:
