@@ -148,7 +148,7 @@ def _quantize(model: onnx.ModelProto, scopes: Mapping[str, str | None], plan: Pr
                     use_external_data_format=model.ByteSize() >= TWO_GIB,
                 )
             model = onnx.load(target)
-            _rename(model, {name: f"{name}_{number}" for name in _tensors(model) - known})
+            _rename(model, {name: f"run{number}_{name}" for name in _tensors(model) - known})
     return model
 
 
