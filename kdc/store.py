@@ -159,7 +159,10 @@ class Store:
             }
             publish(folder, target, manifest)
         except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
+            try:
+                shutil.rmtree(folder, ignore_errors=True)
+            finally:  # a signal can end the first attempt; the next one is ignored (`distributed.together`)
+                shutil.rmtree(folder, ignore_errors=True)
             raise
 
     def _published(self, name: str, key: str, *, cached: bool, seconds: float) -> Published:

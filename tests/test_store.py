@@ -3,11 +3,13 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import BaseModel
@@ -268,6 +270,7 @@ def test_default_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 SCRIPT = """
 import os, shutil, signal, sys, time
 from pathlib import Path
+from typing import Any
 from kdc import manifest
 from kdc.store import Store
 
@@ -366,3 +369,23 @@ def test_a_waiting_run_goes_on_when_the_other_is_killed(store: Store) -> None:
     output, _ = second.communicate(timeout=60)
     assert output.endswith("built weights\n")
     assert [damage_of(entry.path) for entry in store.entries()] == [None]
+
+
+def test_a_signal_while_tidying_up_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, remove, calls = Store(tmp_path), shutil.rmtree, []
+
+    def interrupted(folder: Path, **settings: Any) -> None:
+        calls.append(folder)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        remove(folder, **settings)
+
+    def build(folder: Path, scratch: Path) -> None:
+        (folder / "half").write_text("x")
+        monkeypatch.setattr("kdc.store.shutil.rmtree", interrupted)
+        raise LookupError
+
+    with pytest.raises(KeyboardInterrupt):
+        store.stage("a", {}, build)
+    assert len(calls) == 2
+    assert list((tmp_path / "tmp").iterdir()) == []
