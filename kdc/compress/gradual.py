@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Annotated, Self
@@ -41,6 +40,9 @@ class Gradual(WeightPass):
             for before, ratio in pairwise(gone)
         ]
 
-    @abstractmethod
     def cut_to(self, ratio: float, before: float) -> Self:
-        """This pass for a model that lacks the share `before` already and shall lack `ratio`."""
+        """This pass for a model that lacks the share `before` already and shall lack `ratio`.
+
+        What is gone counts no more: of what is left another share goes.
+        """
+        return self.model_copy(update={"ratio": (ratio - before) / (1 - before)})

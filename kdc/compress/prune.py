@@ -64,7 +64,7 @@ class Prune(Gradual):
         return 0 if self.score == "magnitude" else self.calibration_rows
 
     def cut_to(self, ratio: float, before: float) -> Self:
-        """Zeros matter least of all, so they are the first of those that go."""
+        """Zeros are still among the weights, and the first of those that go."""
         return self.model_copy(update={"ratio": ratio})
 
     def apply(self, model: nn.Module, plan: PrecisionPlan, rows: Calibration | None = None) -> Done:
@@ -75,10 +75,8 @@ class Prune(Gradual):
         weights = dict(matrices(model))  # views, outputs first: what is written into them is in the model
         names, _ = chosen(self.name, weights, self.include, self.exclude)
         scores = self._scores(model, {name: weights[name] for name in names}, rows)
-        least = self._threshold(scores) if self.scope == "global" and self.pattern is None else None
         lines = []
-        for name in names:
-            kept = self._kept(scores[name], least)
+        for name, kept in self._kept(scores).items():
             with torch.no_grad():
                 weights[name].mul_(kept.view_as(weights[name]))
             zeros = 1 - torch.count_nonzero(weights[name]).item() / weights[name].numel()
@@ -103,36 +101,31 @@ class Prune(Gradual):
         }
         return {name: (weight * slopes[name].flatten(1)).abs() for name, weight in flat.items()}
 
-    def _threshold(self, scores: Mapping[str, Tensor]) -> Tensor:
-        """The score that all weights that stay are above."""
+    def _kept(self, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Which weights stay, in the shape of their scores."""
         import torch
 
         if self.threshold is not None:
-            return torch.tensor(self.threshold)
-        every = torch.cat([score.flatten() for score in scores.values()])
-        return _least(every, self.ratio)
-
-    def _kept(self, score: Tensor, least: Tensor | None) -> Tensor:
-        import torch
-
+            return {name: score > self.threshold for name, score in scores.items()}
         if self.pattern is not None:
             few, many = map(int, self.pattern.split(":"))
-            return _n_of_m(score, few, many)
-        if self.threshold is not None:
-            return score > self.threshold
-        if least is not None:
-            return score > least
+            return {name: _n_of_m(score, few, many) for name, score in scores.items()}
+        if self.scope == "row":
+            return {name: torch.stack([_stay(row, self.ratio) for row in score]) for name, score in scores.items()}
         if self.scope == "layer":
-            return score > _least(score.flatten(), self.ratio)
-        return torch.stack([row > _least(row, self.ratio) for row in score])
+            return {name: _stay(score.flatten(), self.ratio).view_as(score) for name, score in scores.items()}
+        stay = _stay(torch.cat([score.flatten() for score in scores.values()]), self.ratio)
+        parts = stay.split([score.numel() for score in scores.values()])
+        return {name: part.view_as(score) for (name, score), part in zip(scores.items(), parts, strict=True)}
 
 
-def _least(scores: Tensor, ratio: float) -> Tensor:
-    """The largest score of the share that goes."""
+def _stay(scores: Tensor, ratio: float) -> Tensor:
+    """All but the share `ratio` of the smallest scores `[weights]`; of those that are alike the last stay."""
     import torch
 
-    count = math.floor(ratio * len(scores))
-    return torch.kthvalue(scores, count).values if count else torch.tensor(-1.0)
+    kept = torch.ones_like(scores, dtype=torch.bool)
+    kept[scores.argsort(stable=True)[: math.floor(ratio * len(scores))]] = False
+    return kept
 
 
 def _n_of_m(score: Tensor, few: int, many: int) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, PositiveInt
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from kdc.compress.calibration import Calibration
 
-OUT, IN = "prune_out_channels", "prune_in_channels"
+OUT = "prune_out_channels"
 
 
 @PASSES.register("prune_channels")
@@ -50,10 +50,6 @@ class PruneChannels(Gradual):
     @property
     def rows_to_see(self) -> int:
         return self.calibration_rows if self.score == "taylor" else 0
-
-    def cut_to(self, ratio: float, before: float) -> Self:
-        """Channels that are gone count no more."""
-        return self.model_copy(update={"ratio": (ratio - before) / (1 - before)})
 
     def apply(self, model: nn.Module, plan: PrecisionPlan, rows: Calibration | None = None) -> Done:
         graph, groups = _groups(model)

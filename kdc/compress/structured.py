@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field, PositiveInt
 
@@ -56,10 +56,6 @@ class PruneUnits(Gradual):
         self.note_config(model, {len(numbers) for numbers in kept} if len(names) == len(every) else set())
         sizes = {units.name: (units.count, len(numbers)) for units, numbers in zip(all_units, kept, strict=True)}
         return Done(model, plan, described(sizes, self.noun))
-
-    def cut_to(self, ratio: float, before: float) -> Self:
-        """Units that are gone count no more: of those that are left another share goes."""
-        return self.model_copy(update={"ratio": (ratio - before) / (1 - before)})
 
     @abstractmethod
     def units(self, layer: Layer) -> Units:

@@ -24,7 +24,6 @@ class Attention:
     side. `output` reads the heads side by side.
     """
 
-    module: str
     projections: tuple[str, ...]
     output: str
     head_size: int
@@ -136,7 +135,6 @@ def _layer(name: str, block: nn.Module, family: Family) -> Layer:
     return Layer(
         name,
         Attention(
-            f"{name}.{family.attention}",
             tuple(f"{name}.{projection}" for projection in family.projections),
             f"{name}.{family.output}",
             head_size=int(head_size),

@@ -187,3 +187,15 @@ def test_what_is_refused(settings: dict[str, Any], message: str) -> None:
 def test_include_and_exclude_name_modules() -> None:
     gone = zeros(pruned(include=["*.layer.0.*"], exclude=["*attention*"]).model)
     assert [name for name, mask in gone.items() if mask.any()] == [FIRST, "bert.encoder.layer.0.output.dense"]
+
+
+@pytest.mark.parametrize("scope", ["global", "layer", "row"])
+def test_weights_that_matter_alike_do_not_all_go(scope: str) -> None:
+    """Inputs that never move score nothing, and there may be more of them than shall go."""
+    model = models.texts("bert").model
+    with torch.no_grad():
+        for _, weight in matrices(model):
+            weight.fill_(0.5)
+    done = Prune(name="prune", ratio=0.25, scope=scope).apply(model, PrecisionPlan())
+    gone = np.concatenate([mask.ravel() for mask in zeros(done.model).values()])
+    assert gone.sum() == len(gone) // 4

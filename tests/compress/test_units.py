@@ -167,3 +167,22 @@ IMPORTANCE = [np.array([5.0, 1.0, 4.0, 2.0]), np.array([8.0, 7.0, 3.0, 6.0])]
 )
 def test_the_least_important_go(ratio: float, uniform: bool, align: int, kept: list[list[int]]) -> None:
     assert [list(numbers) for numbers in choose(IMPORTANCE, ratio, uniform=uniform, align=align)] == kept
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_cut_vision_transformer_answers_as_one_whose_units_are_masked(kind: str) -> None:
+    from transformers import ViTConfig, ViTForImageClassification
+
+    torch.manual_seed(0)
+    config = ViTConfig(**models.SIZES, image_size=16, patch_size=4, num_channels=1)
+    model, pictures = ViTForImageClassification(config).eval(), torch.randn(3, 1, 16, 16)
+    all_units = units(model, kind)
+    masks = [torch.ones(one.count) for one in all_units]
+    masks[1][:2] = 0
+    hooks = masked(model, all_units, masks)
+    wanted = model(pictures).logits
+    for hook in hooks:
+        hook.remove()
+    cut(model, all_units[1], np.arange(2, all_units[1].count))
+    torch.testing.assert_close(model(pictures).logits, wanted, rtol=1e-5, atol=1e-6)
+    assert [one.count for one in units(model, kind)] == [all_units[0].count, all_units[0].count - 2, all_units[0].count]
