@@ -25,24 +25,21 @@ def trimmed(tokenizer_json: str, kept: Collection[int]) -> tuple[str, list[int]]
             f"compress.vocabulary: a tokenizer of type {model.get('type')} cannot be trimmed",
             f"kdc trims {', '.join(KNOWN)}",
         )
-    old = _numbers(model)
+    old, keeping = _numbers(model), set(kept)
     added = {entry["content"]: entry["id"] for entry in told.get("added_tokens") or []}
-    wanted = {piece for piece, number in old.items() if number in set(kept)} | (added.keys() & old.keys())
-    wanted |= {piece for piece in (model.get("unk_token"),) if piece is not None}
-    if model["type"] == "Unigram" and model.get("unk_id") is not None:
-        wanted.add(model["vocab"][model["unk_id"]][0])
+    unknown = model["vocab"][model["unk_id"]][0] if model.get("unk_id") is not None else model.get("unk_token")
+    prefix = str(model.get("continuing_subword_prefix") or "")
     merges = [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in model.get("merges", [])]
-    wanted |= set(_parts(wanted, merges, str(model.get("continuing_subword_prefix") or "")))
+    wanted = {piece for piece, number in old.items() if number in keeping or piece in added or piece == unknown}
+    wanted |= set(_parts(wanted, merges, prefix))
     order = sorted({**{piece: old[piece] for piece in wanted}, **added}.items(), key=lambda entry: entry[1])
     new = {piece: number for number, (piece, _) in enumerate(order)}
     if model["type"] == "Unigram":
         model["vocab"] = [entry for entry in model["vocab"] if entry[0] in wanted]
-        if model.get("unk_id") is not None:
-            model["unk_id"] = new[_unknown(tokenizer_json)]
+        model["unk_id"] = new.get(unknown)
     else:
         model["vocab"] = {piece: new[piece] for piece in old if piece in wanted}
     if merges:
-        prefix = str(model.get("continuing_subword_prefix") or "")
         model["merges"] = [
             [one, other] for one, other in merges if {one, other, one + other.removeprefix(prefix)} <= wanted
         ]
@@ -57,11 +54,6 @@ def _numbers(model: Mapping[str, Any]) -> dict[str, int]:
     if model["type"] == "Unigram":
         return {piece: number for number, (piece, _) in enumerate(model["vocab"])}
     return dict(model["vocab"])
-
-
-def _unknown(tokenizer_json: str) -> str:
-    model = json.loads(tokenizer_json)["model"]
-    return str(model["vocab"][model["unk_id"]][0])
 
 
 def _parts(wanted: Collection[str], merges: Collection[tuple[str, ...]], prefix: str) -> Iterator[str]:
