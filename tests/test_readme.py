@@ -29,3 +29,11 @@ def test_what_ships_answers_without_kdc(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [answers[i] for i in rows]
+
+
+def test_figures_are_those_that_a_script_wrote() -> None:
+    lines = (ROOT / "README.md").read_text().splitlines()
+    written = (ROOT / "scripts" / "results" / "training.md").read_text().splitlines()
+    table = [line for line in written if line.startswith("|")]
+    assert len(table) > 4
+    assert set(table) <= set(lines)
