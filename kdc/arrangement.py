@@ -161,8 +161,11 @@ class Arrangement:
                 arms.append(Arm(name, tuple(made)))
         return arms
 
-    def recover(self, key: str, recovery: Recovery, cut: Published) -> Published:
-        """What the pass `key` left of the last model, taught by the teachers that the student had."""
+    def recover(self, key: str, recovery: Recovery, cut: Published, plan: Published | None = None) -> Published:
+        """What the pass `key` left of the last model, taught by the teachers that the student had.
+
+        With a `plan` it computes as that says meanwhile.
+        """
         terms = {name: term for name, term in self.terms.items() if term.reads_answers}
         if left := [name for name in self.terms if name not in terms]:
             self.world.screen.say(f"  recover {key} learns from answers alone, without {', '.join(left)}")
@@ -177,7 +180,7 @@ class Arrangement:
             wanted=ANSWERS,
         )
         return self.enter(
-            f"recover {key}", lambda: stages.recovery_step(pupil, self.config.distill, self.data, self.world)
+            f"recover {key}", lambda: stages.recovery_step(pupil, plan, self.config.distill, self.data, self.world)
         )
 
     def _answering(self) -> list[Taught]:

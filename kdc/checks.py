@@ -200,6 +200,8 @@ def _passes(config: RunConfig) -> Iterator[str]:
         split = key if step.splits_linears else split
         if step.changes_weights and planned is not None:
             yield f"compress: {key} changes weights, which {planned} before it has quantized; put {key} first"
+        if step.edits_plan and planned is None:
+            yield f"compress: {key} changes what a quantizer planned; put one before it, e.g. compress='[int8,{key}]'"
         planned = key if step.precision is not None else planned
         if step.recovery is None:
             continue

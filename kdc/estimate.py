@@ -103,7 +103,7 @@ class Estimator:
         seconds = 0.0
         for variant in variants:
             shape = self.shapes[variant.artifact.key]
-            call = shape.flops / _speed("fp32", shape) / (INT8_GAIN if variant.point.precision == "int8" else 1)
+            call = shape.flops / _speed("fp32", shape) / (INT8_GAIN if variant.point.precision.startswith("int") else 1)
             lengths = bench.lengths if tokens else [1]
             calls = [batch * length / (tokens or 1) * call for batch in bench.batches for length in lengths]
             grid = sum(_warm_up(one) + max(min(bench.seconds, bench.calls * one), FEWEST_CALLS * one) for one in calls)

@@ -32,6 +32,7 @@ PACKAGES = (
     *("scikit-learn", "pyarrow", "pydantic", "hydra-core", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf"),
 )
 
+TARGET = "KDC_CPU_FLAGS"
 WAIT_POLICY, SPINS, SHARING = "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KDC_SHARES_CORES"
 
 
@@ -53,8 +54,13 @@ def unshared_environment() -> dict[str, str]:
 
 @cache
 def cpu() -> Cpu:
-    """Model name, physical cores that this process may use, and those of `FLAGS` that the processor has."""
+    """Model name, physical cores that this process may use, and those of `FLAGS` that the processor has.
+
+    `KDC_CPU_FLAGS` (flags separated by commas) stands in for the flags: to compress for another processor than this.
+    """
     model, flags = _from_sysctl(_sysctl()) if sys.platform == "darwin" else _from_cpuinfo(_read(Path("/proc/cpuinfo")))
+    if (told := os.environ.get(TARGET)) is not None:
+        flags = [flag for flag in FLAGS if flag in told.split(",")]
     return Cpu(model=model or platform.processor() or platform.machine(), cores=physical_cores(), flags=flags)
 
 

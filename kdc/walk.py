@@ -58,7 +58,9 @@ def _cut(
     rows = stages.Seen(run.labelled, run.data, run.config.seed)
     done = run.enter(f"compress {label}", lambda: stages.compress_step(step, model, plan, rows))
     changed = done if step.changes_weights else model
-    return changed if step.recovery is None else run.recover(label, step.recovery, changed), done
+    if step.recovery is None:
+        return changed, done
+    return run.recover(label, step.recovery, changed, plan=done if step.precision else None), done
 
 
 def cells(config: RunConfig, points: Sequence[Point]) -> tuple[list[tuple[Point, Runtime]], list[str]]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from kdc.record import RunRecord
 from tests import runs
@@ -137,3 +139,49 @@ def test_a_cut_model_ships_without_kdc(train: Path, cache: Path, tmp_path: Path)
         said.append(torch.tensor(json.loads(ended.stdout.splitlines()[-1])))
     torch.testing.assert_close(said[0], said[1], rtol=1e-4, atol=1e-5)
     assert said[0].std() > 0
+
+
+def test_a_model_learns_under_the_rounding_that_is_planned(train: Path, cache: Path, tmp_path: Path) -> None:
+    """The same start, rows and seed: what differs between two runs is how coarse the planned weights are."""
+    weights = {}
+    for group in (16, 256):
+        words = ("compress=int4_weights", f"compress.int4_weights.group={group}", "runtime=onnxruntime")
+        recover = "compress.int4_weights.recover={epochs: 1, learning_rate: 1e-3}"
+        config = runs.config(train, cache, *TORCH[1:], *words, recover)
+        record = runs.run(config, tmp_path / str(group))
+        assert made(record)[-2:] == ["compress int4_weights *", "recover int4_weights *"]
+        assert record.variants[-1].precision == "int4_weights"
+        folder = tmp_path / str(group) / "models"
+        weights[group] = load_file(folder / "student+int4_weights" / "model.safetensors")
+        before = load_file(folder / "student" / "model.safetensors")
+        assert any(not torch.equal(tensor, before[name]) for name, tensor in weights[group].items())
+    assert any(not torch.equal(tensor, weights[256][name]) for name, tensor in weights[16].items())
+
+
+def test_accuracy_control_follows_a_quantizer(train: Path, cache: Path, tmp_path: Path) -> None:
+    words = ("compress=[int8,accuracy_control]", "compress.accuracy_control.max_drop=0.9", "runtime=onnxruntime")
+    record = runs.run(runs.config(train, cache, *TORCH[1:], *words), tmp_path / "run")
+    stage = next(stage for stage in record.stages if stage.name == "compress accuracy_control")
+    assert len(stage.notes) == 1
+    assert stage.notes[0].startswith("accuracy in float ")
+    assert record.variants[-1].precision == "int8"
+
+
+def test_soups_are_made_of_checkpoints_by_their_content(train: Path, cache: Path, tmp_path: Path) -> None:
+    other = tmp_path / "first" / "models" / "student"
+    runs.run(runs.config(train, cache, *TORCH, "compress=none"), tmp_path / "first")
+    shutil.copytree(other, tmp_path / "other")
+    words = ("compress=merge", f"compress.merge.paths=[{tmp_path / 'other'}]", "compress.merge.method=uniform")
+    record = runs.run(runs.config(train, cache, *TORCH, *words), tmp_path / "soup")
+    assert made(record)[-1] == "compress merge *"
+    same = load_file(tmp_path / "soup" / "models" / "student+merge" / "model.safetensors")
+    for name, tensor in load_file(other / "model.safetensors").items():
+        torch.testing.assert_close(same[name], tensor)
+    weights = load_file(tmp_path / "other" / "model.safetensors")
+    save_file(
+        {name: tensor + 1 for name, tensor in weights.items()},
+        tmp_path / "other" / "model.safetensors",
+        {"format": "pt"},
+    )
+    again = runs.run(runs.config(train, cache, *TORCH, *words), tmp_path / "again")
+    assert made(again)[-1] == "compress merge *", "another content at the same place"

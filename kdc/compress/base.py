@@ -46,12 +46,10 @@ class Done:
 class Pass(Component):
     """One compression step: it edits the precision plan that a runtime realizes, or (`WeightPass`) changes the module.
 
-    `precision` is what it asks of a runtime, so that a missing cell of precision x runtime is refused before a model is
-    loaded; `modality` is `text` or `image` where it is for models that read these alone.
+    `modality` is `text` or `image` where it is for models that read these alone.
     """
 
     changes_weights: ClassVar[bool] = False
-    precision: ClassVar[Precision | None] = None
     modality: ClassVar[str | None] = None
     packages: ClassVar[tuple[str, ...]] = ()
     """What it needs beyond kdc's own requirements."""
@@ -59,6 +57,10 @@ class Pass(Component):
     """Whether no pass after it can cut outputs of linears: it makes two modules of one, or one of several."""
     cuts_units: ClassVar[bool] = False
     """Whether it takes outputs of linears away."""
+    edits_plan: ClassVar[bool] = False
+    """Whether it changes what a quantizer before it planned."""
+    judges: ClassVar[bool] = False
+    """Whether it looks at the validation split."""
     name: str
 
     def resolved(self) -> Self:
@@ -70,6 +72,11 @@ class Pass(Component):
         return [self]
 
     @property
+    def precision(self) -> Precision | None:
+        """What it asks of a runtime, so that a missing cell of precision x runtime is refused early."""
+        return None
+
+    @property
     def recovery(self) -> Recovery | None:
         """The training after it, if any."""
         return None
@@ -79,15 +86,19 @@ class Pass(Component):
         """How many training rows it has to look at."""
         return 0
 
+    @property
+    def checkpoints(self) -> Sequence[str]:
+        """Other models that it reads, as `teacher.path` names them."""
+        return ()
+
     @abstractmethod
     def apply(self, model: nn.Module, plan: PrecisionPlan, rows: Calibration | None = None) -> Done:
         """The model and plan after this step. `model` may be changed in place; `rows` where it asked for some."""
 
 
-class WeightPass(Pass):
-    """A pass that changes the module. `recover` trains what it left of it."""
+class Recovers(Pass):
+    """A pass after which a model can learn again: `recover` says how long."""
 
-    changes_weights: ClassVar[bool] = True
     recover: Recovery | None = None
 
     @property
@@ -99,8 +110,16 @@ class WeightPass(Pass):
         return self.model_copy(update={"recover": None})
 
 
+class WeightPass(Recovers):
+    """A pass that changes the module."""
+
+    changes_weights: ClassVar[bool] = True
+
+
 BUILTIN = (
-    "prune", "prune_ffn", "prune_heads", "prune_layers", "prune_channels", "svd", "share", "vocabulary", "first_token",
-    "int8", "bf16",
+    "prune", "prune_ffn", "prune_heads", "prune_width", "prune_layers", "prune_channels", "mask_search", "svd", "share",
+    "vocabulary", "merge", "first_token",
+    "fold_batch_norm", "int8", "int8_static", "int8_weights", "int4_weights", "cluster", "bf16", "fp16",
+    "mixed_precision", "accuracy_control",
 )  # fmt: skip
 PASSES: Registry[Pass] = Registry("compression pass", [f"kdc.compress.{name}" for name in BUILTIN])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 from kdc.compress.base import PASSES, Done, Pass
 from kdc.compress.plan import Precision, PrecisionPlan
@@ -15,10 +15,13 @@ if TYPE_CHECKING:
 
 @PASSES.register("bf16")
 class Bf16(Pass):
-    """Half the bytes, no calibration; the torch runtime realizes it."""
+    """Half the bytes, no calibration, the range of fp32."""
 
-    precision: ClassVar[Precision | None] = "bf16"
     name: Literal["bf16"]
+
+    @property
+    def precision(self) -> Precision:
+        return "bf16"
 
     def apply(self, model: nn.Module, plan: PrecisionPlan, rows: Calibration | None = None) -> Done:
         return Done(model, plan.model_copy(update={"default": "bf16"}))

@@ -16,6 +16,9 @@ from kdc.tasks.base import Encoder, Task
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from kdc.export.base import Arrays
+    from kdc.models.build import Built
+
 BATCH = 32
 
 
@@ -26,6 +29,34 @@ class Calibration:
     task: Task
     encoder: Encoder
     rows: Examples
+    validation: Examples | None = None
+    """For passes that judge."""
+    metric: str = ""
+    others: Sequence[Built] = ()
+    """The pass's `checkpoints`."""
+
+    @property
+    def mean_length(self) -> float:
+        """Of the rows: tokens of a text; 1 for a picture."""
+        return float(np.mean([self.encoder.length(row) for row in self.encoder.encode(self.rows)]))
+
+    @property
+    def higher_is_better(self) -> bool:
+        return self.task.metrics[self.metric]
+
+    def outputs(self, model: nn.Module, rows: Examples | None = None) -> Arrays:
+        """What the model puts out for `rows`, or for the calibration rows."""
+        from kdc.export.modules import graph_callables
+        from kdc.tasks.inference import predict_rows
+
+        rows = self.rows if rows is None else rows
+        graphs = graph_callables(self.task.graphs(model.eval(), self.encoder, rows.select([0, 0])))
+        return predict_rows(self.task, graphs, self.encoder, self.encoder.encode(rows))
+
+    def score(self, model: nn.Module) -> float:
+        """The metric on the validation split."""
+        assert self.validation is not None
+        return self.task.score(self.outputs(model, self.validation), self.validation)[self.metric]
 
     def inputs_of(self, model: nn.Module, names: list[str]) -> Iterator[dict[str, Tensor]]:
         """What the named linears and convolutions compute each position of their output from, batch by batch.
@@ -53,6 +84,32 @@ class Calibration:
                     name: torch.cat([_positions(model.get_submodule(name), read, mask) for read in uses])
                     for name, uses in seen.items()
                 }
+                seen.clear()
+
+    def seen_by(self, model: nn.Module, names: list[str]) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
+        """What the named modules read and put out, batch by batch, `[values]` each; of texts at real tokens alone."""
+        import torch
+
+        seen: dict[str, list[tuple[Tensor, Tensor]]] = {}
+
+        def keep(name: str) -> Callable[..., None]:
+            def hook(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+                seen.setdefault(name, []).append((inputs[0].detach(), output.detach()))
+
+            return hook
+
+        with ExitStack() as stack:
+            for name in names:
+                stack.callback(model.get_submodule(name).register_forward_hook(keep(name)).remove)
+            for batch, _ in self._batches():
+                with torch.no_grad():
+                    model.eval()(**batch)
+                mask = batch.get("attention_mask")
+                found: dict[str, tuple[Tensor, Tensor]] = {}
+                for name, uses in seen.items():
+                    reads, puts_out = zip(*uses, strict=True)
+                    found[name] = _values(reads, mask), _values(puts_out, mask)
+                yield found
                 seen.clear()
 
     def input_norms(self, model: nn.Module, names: list[str]) -> dict[str, Tensor]:
@@ -137,7 +194,8 @@ class Calibration:
 
         def watch(name: str) -> Callable[..., tuple[Tensor, ...]]:
             def hook(module: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-                read = inputs[0] if inputs[0].requires_grad else inputs[0].detach().requires_grad_()
+                # a tensor of its own: others may read the same one
+                read = inputs[0].clone() if inputs[0].requires_grad else inputs[0].detach().requires_grad_()
                 seen.setdefault(name, []).append(read)
                 return (read, *inputs[1:])
 
@@ -192,6 +250,12 @@ def _positions(module: Any, states: Tensor, mask: Tensor | None) -> Tensor:
     if states.ndim == 3 and mask is not None and mask.shape == states.shape[:2]:
         return states[mask.bool()]
     return states.reshape(-1, states.shape[-1])
+
+
+def _values(states: Sequence[Tensor], mask: Tensor | None) -> Tensor:
+    import torch
+
+    return torch.cat([_positions(None, one, mask).flatten() for one in states])
 
 
 def calibration_rows(examples: Examples, count: int, *, seed: int) -> Examples:

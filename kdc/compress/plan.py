@@ -4,35 +4,57 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Precision = Literal["fp32", "bf16", "int8"]
+Precision = Literal["fp32", "bf16", "fp16", "int8", "int8_static", "int8_weights", "int4_weights", "codebook"]
+"""What a variant is in: floats; integers with ranges measured at run time, or beforehand; weights alone in integers, or
+as numbers of shared values."""
+Rewrite = Literal["first_token", "fold_batch_norm"]
+Range = tuple[float, float]
 
 
 class ModulePrecision(BaseModel):
-    """How one module computes. `weights_only` keeps the arithmetic in float (an embedding that is stored in int8)."""
+    """How one module computes.
+
+    `weights_only` keeps the arithmetic in float (an embedding that is stored in int8); with a `group`, so many inputs
+    share a scale, with a `codebook` weights are the nearest of its values. `reads` and `puts_out` are the ranges of its
+    inputs and outputs where they were measured beforehand; else those of the inputs are measured at every call.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    dtype: Precision
+    dtype: Literal["int8", "int4", "codebook"]
     per_channel: bool = False
     reduce_range: bool = False
     weights_only: bool = False
+    group: int | None = None
+    codebook: tuple[float, ...] | None = None
+    reads: Range | None = None
+    puts_out: Range | None = None
 
 
 class PrecisionPlan(BaseModel):
     """Dtype of everything not named (`default`), of the named modules, and why eligible ones were left out.
 
-    `rewrites` name what is left out of the computation, because no answer depends on it. Module names are those of the
-    model itself (`bert.encoder.layer.0.output.dense`).
+    `rewrites` name what is computed otherwise, with the same answers. Module names are those of the model itself
+    (`bert.encoder.layer.0.output.dense`).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    default: Literal["fp32", "bf16"] = "fp32"
+    default: Literal["fp32", "bf16", "fp16"] = "fp32"
     modules: dict[str, ModulePrecision] = Field(default_factory=dict)
     excluded: dict[str, str] = Field(default_factory=dict)
-    rewrites: tuple[Literal["first_token"], ...] = ()
+    rewrites: tuple[Rewrite, ...] = ()
 
     @property
     def precision(self) -> Precision:
         """The one word that tables show for this plan."""
-        return "int8" if any(m.dtype == "int8" for m in self.modules.values()) else self.default
+        kinds = self.modules.values()
+        if any(kind.codebook for kind in kinds):
+            return "codebook"
+        if any(kind.dtype == "int4" for kind in kinds):
+            return "int4_weights"
+        if any(kind.reads for kind in kinds):
+            return "int8_static"
+        if any(not kind.weights_only for kind in kinds):
+            return "int8"
+        return "int8_weights" if kinds else self.default

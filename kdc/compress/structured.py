@@ -11,6 +11,7 @@ from kdc.compress.base import Done
 from kdc.compress.gradual import Gradual
 from kdc.compress.plan import PrecisionPlan
 from kdc.compress.scope import chosen
+from kdc.compress.tuning import Tune, tune
 from kdc.compress.units import Score, Units, choose, cut, described, scores
 
 if TYPE_CHECKING:
@@ -33,14 +34,16 @@ class PruneUnits(Gradual):
     uniform: bool = False
     align: PositiveInt = 1
     """Layers keep a multiple of this many units where they can: vector units like round numbers."""
+    tune: Tune = "none"
+    """Fit what is left of a layer to what it put out before: a factor for each unit (`scales`), or all weights."""
     calibration_rows: PositiveInt = 512
-    """Training rows that scores other than norms of weights look at."""
+    """Training rows that `tune` and scores other than norms of weights look at."""
     include: list[str] = Field(default_factory=list)
     exclude: list[str] = Field(default_factory=list)
 
     @property
     def rows_to_see(self) -> int:
-        return 0 if self.score in ("l1", "l2") else self.calibration_rows
+        return 0 if self.score in ("l1", "l2") and self.tune == "none" else self.calibration_rows
 
     def apply(self, model: nn.Module, plan: PrecisionPlan, rows: Calibration | None = None) -> Done:
         from kdc.models.anatomy import layers
@@ -50,6 +53,7 @@ class PruneUnits(Gradual):
         names, _ = chosen(self.name, every, self.include, self.exclude)
         all_units = [every[name] for name in names]
         kept = choose(scores(model, all_units, self.score, rows), self.ratio, uniform=self.uniform, align=self.align)
+        tune(model, all_units, kept, rows, self.tune)
         for units, numbers in zip(all_units, kept, strict=True):
             cut(model, units, numbers)
         refresh(model)

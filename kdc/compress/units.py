@@ -67,14 +67,14 @@ def scores(model: nn.Module, all_units: list[Units], score: Score, rows: Calibra
     totals = [np.zeros(units.count) for units in all_units]
     for changes in rows.saliencies(model, [units.reader for units in all_units]):
         for total, units in zip(totals, all_units, strict=True):
-            total += size(_by_unit(changes[units.reader], units).sum(axis=-1)).sum(axis=0)
+            total += size(by_unit(changes[units.reader], units).sum(axis=-1)).sum(axis=0)
     return [total / len(rows.rows) for total in totals]
 
 
 def _norm(model: nn.Module, units: Units, *, power: int) -> np.ndarray:
-    sizes = _by_unit(np.abs(_matrix(model, units.reader)) ** power, units).sum(axis=(0, 2))
+    sizes = by_unit(np.abs(matrix(model, units.reader)) ** power, units).sum(axis=(0, 2))
     for maker in units.makers:
-        rows = (np.abs(_matrix(model, maker)) ** power).sum(axis=1)
+        rows = (np.abs(matrix(model, maker)) ** power).sum(axis=1)
         sizes = sizes + rows.reshape(units.parts, units.count, units.size).sum(axis=(0, 2))
     return sizes ** (1 / power)
 
@@ -88,17 +88,17 @@ def _activation(model: nn.Module, all_units: list[Units], rows: Calibration) -> 
         positions += len(states)
     found = []
     for units in all_units:
-        columns = np.square(_matrix(model, units.reader)).sum(axis=0)
-        found.append(np.sqrt(_by_unit(sums[units.reader] / positions * columns, units).sum(axis=-1)))
+        columns = np.square(matrix(model, units.reader)).sum(axis=0)
+        found.append(np.sqrt(by_unit(sums[units.reader] / positions * columns, units).sum(axis=-1)))
     return found
 
 
-def _by_unit(inputs: np.ndarray, units: Units) -> np.ndarray:
+def by_unit(inputs: np.ndarray, units: Units) -> np.ndarray:
     """The last axis, inputs of the reader, as `[..., count, size]`."""
     return inputs.reshape(*inputs.shape[:-1], units.count, units.size)
 
 
-def _matrix(model: nn.Module, name: str) -> np.ndarray:
+def matrix(model: nn.Module, name: str) -> np.ndarray:
     """A linear's weight `[outputs, inputs]` in float64."""
     from kdc.models.shapes import outputs_first
 

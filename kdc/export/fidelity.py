@@ -28,7 +28,12 @@ class Tolerance:
 TOLERANCES = {
     "fp32": Tolerance(agreement=1.0, difference=1e-3),
     "bf16": Tolerance(agreement=0.95, difference=0.5),
+    "fp16": Tolerance(agreement=0.95, difference=0.5),
     "int8": Tolerance(agreement=0.90, difference=2.0),
+    "int8_static": Tolerance(agreement=0.90, difference=2.0),
+    "int8_weights": Tolerance(agreement=0.95, difference=0.5),
+    "codebook": Tolerance(agreement=0.90, difference=2.0),
+    "int4_weights": Tolerance(agreement=0.90, difference=2.0),
 }
 """An answer whose two best outputs lie closer than the difference allowed is a tie and may go either way."""
 
@@ -65,8 +70,8 @@ def check_fidelity(session: Session, reference: Callables, examples: Examples, *
             f"{seen.agreement:.1%} of the answers agree (at least {tolerance.agreement:.0%} must) and the largest "
             f"difference is {seen.max_difference:.3g}, {seen.max_difference / seen.spread:.2g} of the outputs' spread "
             f"({tolerance.difference:g} is allowed)",
-            "report this as a bug, or leave the sensitive modules in float with compress.int8.exclude"
-            if precision == "int8"
+            f"leave the sensitive modules in float with compress.{precision}.exclude, or train it with .recover"
+            if precision.startswith("int")
             else "report this as a bug",
             exit_code=1,
         )

@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU, fp32: one IR (`.xml` and `.bin`) a graph."""
+"""OpenVINO on the CPU, in float or int8: one IR (`.xml` and `.bin`) a graph."""
 
 from __future__ import annotations
 
@@ -12,49 +12,74 @@ from kdc.compress.plan import PrecisionPlan
 from kdc.errors import KdcError
 from kdc.export.base import RUNTIMES, Arrays, Callables, Graph, Macs, Runtime, Signature
 
+PRECISION = ["kdc", "precision"]
+"""Where a file notes what it is to be computed in."""
+INTEGERS = {"i8", "u8"}
+
 
 @RUNTIMES.register("openvino")
 class OpenVino(Runtime):
-    """Lowers through ONNX, which OpenVINO reads itself, and keeps weights as they are (its default is half of fp32)."""
+    """Lowers through ONNX, which OpenVINO reads itself.
 
-    precisions: ClassVar[frozenset[str]] = frozenset({"fp32"})
+    Weights stay as they are in fp32 (its default is half of it); in bf16, which not every processor computes, they are
+    stored in 16 bits.
+    """
+
+    precisions: ClassVar[frozenset[str]] = frozenset({"fp32", "bf16", "int8_static"})
     packages: ClassVar[tuple[str, ...]] = ("torch", "onnx", "onnxscript", "openvino")
     name: Literal["openvino"] = "openvino"
 
     def lower(self, graphs: Sequence[Graph], plan: PrecisionPlan, folder: Path) -> None:
-        from kdc.export.onnxruntime import export_onnx, save_onnx, strip
+        from kdc.export.onnx_graph import export_onnx, modules_of, save_onnx, strip
+        from kdc.export.onnx_quantize import quantize
 
         openvino = import_openvino()
+        half = plan.default == "bf16"
         with tempfile.TemporaryDirectory(prefix="kdc-openvino-") as scratch:
             for graph in graphs:
                 source = Path(scratch, f"{graph.signature.name}.onnx")
                 model = export_onnx(graph)
+                scopes = modules_of(model, graph)
                 strip(model)
-                save_onnx(model, source)
+                save_onnx(quantize(model, scopes, plan) if plan.modules else model, source)
                 lowered = openvino.Core().read_model(source)
-                openvino.save_model(lowered, ir_path(folder, graph.signature), compress_to_fp16=False)
+                lowered.set_rt_info("bf16" if half else "f32", PRECISION)
+                openvino.save_model(lowered, ir_path(folder, graph.signature), compress_to_fp16=half)
 
     def load(self, folder: Path, signatures: Sequence[Signature], *, threads: int | None = None) -> Callables:
-        # Left to itself, the CPU plugin computes in bf16 where the processor can.
-        settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
-        if threads is not None:
-            settings["INFERENCE_NUM_THREADS"] = threads
-        core = import_openvino().Core()
         return {
-            signature.name: _callable(core.compile_model(ir_path(folder, signature), "CPU", settings), signature)
+            signature.name: _callable(_compiled(_read(folder, signature), threads), signature)
             for signature in signatures
         }
 
     def macs(self, folder: Path, signatures: Sequence[Signature], feeds: Mapping[str, Arrays]) -> Macs:
-        """Counted in the IR, its shapes those of `feeds`."""
-        core = import_openvino().Core()
-        total = 0
+        """Counted in the IR, its shapes those of `feeds`; what runs in integers the compiled model says."""
+        total = int8 = 0
         for signature in signatures:
-            model = core.read_model(ir_path(folder, signature))
+            model = _read(folder, signature)
             feed = feeds[signature.name]
             model.reshape({i: list(feed[port.name].shape) for i, port in enumerate(signature.inputs)})
-            total += sum(map(_macs_of, model.get_ops()))
-        return Macs(total=total)
+            counts = {operation.get_friendly_name(): _macs_of(operation) for operation in model.get_ops()}
+            total += sum(counts.values())
+            for kernel in _compiled(model, None).get_runtime_model().get_ops():
+                info = kernel.get_rt_info()
+                if "runtimePrecision" in info and info["runtimePrecision"].astype(str) in INTEGERS:
+                    fused = info["originalLayersNames"].astype(str).split(",")
+                    int8 += sum(counts.get(name, 0) for name in fused)
+        return Macs(total=total, int8=int8)
+
+
+def _read(folder: Path, signature: Signature) -> Any:
+    return import_openvino().Core().read_model(ir_path(folder, signature))
+
+
+def _compiled(model: Any, threads: int | None) -> Any:
+    # Left to itself, the CPU plugin computes in bf16 where the processor can.
+    hint = model.get_rt_info(PRECISION).astype(str) if model.has_rt_info(PRECISION) else "f32"
+    settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
+    if threads is not None:
+        settings["INFERENCE_NUM_THREADS"] = threads
+    return import_openvino().Core().compile_model(model, "CPU", settings)
 
 
 def import_openvino() -> Any:

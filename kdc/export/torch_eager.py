@@ -1,4 +1,4 @@
-"""PyTorch in eager mode, fp32 or bf16, on the CPU or a GPU: the runtime that ratios are held against."""
+"""PyTorch in eager mode, in 32 or 16 bits, on the CPU or a GPU: the runtime that ratios are held against."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class TorchEager(Runtime):
     """Models of `transformers` ship as its own folders (safetensors); others as `torch.export` programs (`.pt2`)."""
 
-    precisions: ClassVar[frozenset[str]] = frozenset({"fp32", "bf16"})
+    precisions: ClassVar[frozenset[str]] = frozenset({"fp32", "bf16", "fp16"})
     packages: ClassVar[tuple[str, ...]] = ("torch", "transformers")
     name: Literal["torch"] = "torch"
     device: Literal["cpu", "cuda"] = "cpu"
@@ -42,7 +42,7 @@ class TorchEager(Runtime):
 
         from kdc.export.modules import export_program
 
-        dtype = torch.bfloat16 if plan.default == "bf16" else torch.float32
+        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(plan.default, torch.float32)
         if (model := _pretrained(graphs)) and not plan.rewrites:
             shipped = model if dtype == torch.float32 else copy.deepcopy(model).to(dtype)
             shipped.save_pretrained(folder)

@@ -9,20 +9,21 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from kdc.compress.int8 import LINEARS
 from kdc.compress.plan import PrecisionPlan
+from kdc.compress.quantizer import KINDS
 from kdc.data.examples import Examples
 from kdc.errors import KdcError
 from kdc.export.artifact import Artifact, write_artifact
 from kdc.export.base import Arrays, Runtime
 from kdc.export.fidelity import check_fidelity
 from kdc.export.modules import graph_callables
-from kdc.export.rewrites import rewritten
 from kdc.models.build import Built
+from kdc.models.rewrites import rewritten
 from kdc.tasks.base import Task
 
 TRACED_ROWS = 3
 INT8_SHARE = 0.95
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
 
 
 def export_verified(
@@ -37,13 +38,13 @@ def export_verified(
     """Write the artifact to `folder`; what was seen of it (`fidelity`, `macs`, `parameters`) comes back as plain data.
 
     Raises KdcError when the loaded artifact does not compute what the model computes, or when less than 95% of the
-    eligible MACs run in int8.
+    eligible MACs run in integers.
     """
     encoder, model = built.encoder, built.model.eval()
     lengths = [encoder.length(row) for row in encoder.encode(rows)]
     longest = np.resize(np.argsort(lengths, kind="stable")[-TRACED_ROWS:], TRACED_ROWS)
     graphs = task.graphs(model, encoder, rows.select(longest))
-    with rewritten(model, plan):
+    with rewritten(model, plan.rewrites):
         write_artifact(
             folder, task=task, runtime=runtime, plan=plan, graphs=graphs, encoder=encoder, examples=rows,
             model_config=model.config, plugins=plugins,
@@ -56,9 +57,9 @@ def export_verified(
     macs = runtime.macs(folder, artifact.signatures, feeds)
     if eligible and macs.int8 < INT8_SHARE * eligible:
         raise KdcError(
-            f"int8 on {runtime.name}: {macs.int8 / eligible:.1%} of the MACs of linears run in int8, "
-            f"at least {INT8_SHARE:.0%} must",
-            "name those that should stay in float: compress.int8.exclude='[PATTERN]'",
+            f"{plan.precision} on {runtime.name}: {macs.int8 / eligible:.1%} of the MACs that it is for run in "
+            f"integers, at least {INT8_SHARE:.0%} must",
+            f"name those that should stay in float: compress.{plan.precision}.exclude='[PATTERN]'",
             exit_code=1,
         )
     return {
@@ -74,23 +75,20 @@ def export_verified(
 
 
 def _eligible_macs(model: nn.Module, graphs: Sequence[Any], plan: PrecisionPlan) -> int:
-    """MACs of every linear and LSTM that the int8 plan did not exclude, counted in torch on the traced inputs."""
-    if plan.precision != "int8":
-        return 0
+    """MACs of every module that this precision is for and the plan did not exclude, in torch on the traced inputs."""
+    kinds = KINDS[plan.precision] if plan.precision.startswith("int") else ()
     counted = 0
 
-    def count(name: str) -> Any:
-        def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-            nonlocal counted
-            if name not in plan.excluded:
-                counted += int(np.prod(inputs[0].shape[:-1])) * sum(
-                    p.numel() for p in module.parameters() if p.ndim == 2
-                )
+    def count(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        nonlocal counted
+        if isinstance(module, CONVOLUTIONS):
+            positions = output.numel() // output.shape[1]
+        else:
+            positions = inputs[0].numel() // inputs[0].shape[-1]
+        counted += positions * sum(p.numel() for p in module.parameters() if p.ndim > 1)
 
-        return hook
-
-    linears = [(n, m) for n, m in model.named_modules() if type(m).__name__ in LINEARS]
-    hooks = [module.register_forward_hook(count(name)) for name, module in linears]
+    eligible = [m for n, m in model.named_modules() if type(m).__name__ in kinds and n not in plan.excluded]
+    hooks = [module.register_forward_hook(count) for module in eligible]
     try:
         for name, call in graph_callables(graphs).items():
             feed: Arrays = next(graph.sample for graph in graphs if graph.signature.name == name)

@@ -1,20 +1,24 @@
-"""A plan's rewrites while a model is lowered: what no answer depends on is left out of the graph."""
+"""Ways to compute the same answers with less, opened around whatever runs or lowers a model."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
-from kdc.compress.plan import PrecisionPlan
+from kdc.models.batch_norm import batch_norms_folded
+from kdc.models.first_token import first_token_only
+
+REWRITES: dict[str, Callable[[Any], AbstractContextManager[Any]]] = {
+    "first_token": first_token_only,
+    "fold_batch_norm": batch_norms_folded,
+}
 
 
 @contextmanager
-def rewritten(model: Any, plan: PrecisionPlan) -> Iterator[None]:
-    """Within the block the model computes what the plan leaves of it."""
-    from kdc.models.first_token import first_token_only
-
+def rewritten(model: Any, names: Sequence[str]) -> Iterator[None]:
+    """Within the block the model computes in these ways."""
     with ExitStack() as stack:
-        if "first_token" in plan.rewrites:
-            stack.enter_context(first_token_only(model))
+        for name in names:
+            stack.enter_context(REWRITES[name](model))
         yield

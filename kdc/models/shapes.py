@@ -27,18 +27,18 @@ class Factorized(nn.Sequential):
 
 
 def keep_outputs(model: nn.Module, name: str, kept: Tensor) -> None:
-    """Leave a linear only the outputs `kept` (their numbers, in order)."""
+    """Leave a linear, convolution or norm only the outputs `kept` (their numbers, in order)."""
     module: Any = model.get_submodule(name)
-    _set(module, "weight", module.weight.index_select(1 if _transposed(module) else 0, kept))
+    set_tensor(module, "weight", module.weight.index_select(1 if _transposed(module) else 0, kept))
     if module.bias is not None:
-        _set(module, "bias", module.bias.index_select(0, kept))
+        set_tensor(module, "bias", module.bias.index_select(0, kept))
     _describe(module)
 
 
 def keep_inputs(model: nn.Module, name: str, kept: Tensor) -> None:
     """Leave a linear only the inputs `kept` (their numbers, in order)."""
     module: Any = model.get_submodule(name)
-    _set(module, "weight", module.weight.index_select(0 if _transposed(module) else 1, kept))
+    set_tensor(module, "weight", module.weight.index_select(0 if _transposed(module) else 1, kept))
     _describe(module)
 
 
@@ -46,9 +46,16 @@ def keep_rows(model: nn.Module, name: str, kept: Sequence[int]) -> None:
     """Leave an embedding, or the first part of a factorized one, only the rows `kept`, in this order."""
     found: Any = model.get_submodule(name)
     module: Any = found[0] if isinstance(found, Factorized) else found
-    _set(module, "weight", module.weight[list(kept)])
+    set_tensor(module, "weight", module.weight[list(kept)])
     if module.padding_idx is not None:
         module.padding_idx = list(kept).index(module.padding_idx)
+    _describe(module)
+
+
+def keep_columns(model: nn.Module, name: str, kept: Tensor) -> None:
+    """Leave an embedding only the columns `kept` (their numbers, in order)."""
+    module: Any = model.get_submodule(name)
+    set_tensor(module, "weight", module.weight.index_select(1, kept))
     _describe(module)
 
 
@@ -65,9 +72,9 @@ def factorize(model: nn.Module, name: str, right: Tensor, left: Tensor) -> None:
         pair = _pair(right.shape[1], len(right), len(left), bias=module.bias is not None, like=module.weight)
         first, second = right, left
         if module.bias is not None:
-            _set(pair[1], "bias", module.bias)
-    _set(pair[0], "weight", first)
-    _set(pair[1], "weight", second)
+            set_tensor(pair[1], "bias", module.bias)
+    set_tensor(pair[0], "weight", first)
+    set_tensor(pair[1], "weight", second)
     model.set_submodule(name, pair)
 
 
@@ -168,8 +175,9 @@ def reshape(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         place, _, key = name.rpartition(".")
         module = model.get_submodule(place)
         if getattr(module, key).shape != tensor.shape:
-            _set(module, key, tensor)
-            _describe(module)
+            set_tensor(module, key, tensor)
+            if key == "weight":
+                _describe(module)
     refresh(model)
 
 
@@ -207,7 +215,8 @@ def _pair(inputs: int, rank: int, outputs: int, *, bias: bool, like: Tensor) -> 
     return Factorized(nn.Linear(inputs, rank, bias=False, **settings), nn.Linear(rank, outputs, bias, **settings))
 
 
-def _set(module: nn.Module, key: str, tensor: Tensor) -> None:
+def set_tensor(module: nn.Module, key: str, tensor: Tensor) -> None:
+    """Put a copy of `tensor` in the place of a parameter or buffer."""
     old = getattr(module, key)
     if key in module._buffers:
         module._buffers[key] = tensor.detach().clone()

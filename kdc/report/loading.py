@@ -68,7 +68,7 @@ def loading_snippet(variant: Variant) -> str:
     in_torch = call in (TORCH, PROGRAM)
     if "preprocessor_config.json" in artifact.files:
         batch = "pixels.transpose(2, 0, 1)[None]"
-        dtype = ".bfloat16()" if variant.precision == "bf16" else ""
+        dtype = {"bf16": ".bfloat16()", "fp16": ".half()"}.get(variant.precision, "")
         inputs = IMAGE_INPUTS.format(array=f"torch.from_numpy({batch}){dtype}" if in_torch else batch)
         model = "AutoModelForImageClassification"
     else:

@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from kdc.compress.base import ALL_ROWS, Pass, WeightPass
+from kdc.compress.base import ALL_ROWS, Pass, Recovers
 from kdc.compress.plan import PrecisionPlan
 from kdc.data.examples import Examples, joined
 from kdc.export.base import Runtime
+from kdc.models.spec import TeacherConfig
 from kdc.stages.base import ARTIFACT, MODEL, OUTPUTS, PLAN, Data, Step, World, made, note, packages
+from kdc.stages.training import checkpoint_identity
 from kdc.store import Published
 
 ATTRIBUTIONS = "attributions.json"
@@ -47,14 +49,17 @@ class Seen:
 def compress_step(step: Pass, model: Published, plan: Published | None, seen: Seen) -> Step:
     """One pass: the precision plan after it as `plan.json`, and `model/` if it changes weights."""
     data = seen.labelled
+    checkpoints = [TeacherConfig(name=step.name, path=path) for path in step.checkpoints]
 
     def build(folder: Path, scratch: Path) -> None:
         from kdc.compress.calibration import Calibration
-        from kdc.models.build import load_model, save_model
+        from kdc.models.build import build_model, load_model, save_model
 
         built, rows = load_model(model.path / MODEL, data.task), None
         if step.rows_to_see:
-            rows = Calibration(data.task, built.encoder, seen.rows(step.rows_to_see))
+            judged = data.splits["validation"] if step.judges else None
+            others = [build_model(other, f"compress.{step.name}", data.needs) for other in checkpoints]
+            rows = Calibration(data.task, built.encoder, seen.rows(step.rows_to_see), judged, data.metric, others)
         done = step.apply(built.model, read_plan(plan), rows)
         if step.changes_weights:
             changed = replace(built, model=done.model, encoder=done.encoder or built.encoder)
@@ -63,7 +68,7 @@ def compress_step(step: Pass, model: Published, plan: Published | None, seen: Se
         note(folder, notes=done.lines)
 
     parts: dict[str, Any] = {
-        "pass": step.without_recovery() if isinstance(step, WeightPass) else step,
+        "pass": step.without_recovery() if isinstance(step, Recovers) else step,
         "model": model.key,
         "plan": plan.key if plan else None,
         "data": data.shape,
@@ -71,7 +76,11 @@ def compress_step(step: Pass, model: Published, plan: Published | None, seen: Se
     }
     if step.rows_to_see:
         parts |= seen.key(step.rows_to_see)
-    return Step("compress", parts, build, version=2)
+    if checkpoints:
+        parts |= {"checkpoints": [checkpoint_identity(c, f"compress.{step.name}", data.task)[0] for c in checkpoints]}
+    if step.judges:
+        parts |= {"validation": data.fingerprints["validation"], "metric": data.metric}
+    return Step("compress", parts, build, version=3)
 
 
 def read_plan(compressed: Published | None) -> PrecisionPlan:

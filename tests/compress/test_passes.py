@@ -57,7 +57,7 @@ def test_int8_settings_reach_the_plan() -> None:
 
 def test_reduce_range_is_decided_by_the_machine_unless_it_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
     for has_dot in (True, False):
-        monkeypatch.setattr("kdc.compress.int8.has_int8_dot", lambda has_dot=has_dot: has_dot)
+        monkeypatch.setattr("kdc.compress.quantizer.has_int8_dot", lambda has_dot=has_dot: has_dot)
         assert Int8(name="int8").resolved().reduce_range is not has_dot
         assert planned(tiny.bert(60)).modules["classifier"].reduce_range is not has_dot
         assert Int8(name="int8", reduce_range=has_dot).resolved().reduce_range is has_dot
@@ -105,6 +105,6 @@ def test_bf16_is_the_default_of_everything() -> None:
 
 def test_passes_are_found_by_name_and_refuse_what_they_do_not_know() -> None:
     assert {"int8", "bf16"} <= set(PASSES)
-    assert (PASSES["int8"].precision, PASSES["bf16"].precision) == ("int8", "bf16")
+    assert (Int8(name="int8").precision, Bf16(name="bf16").precision) == ("int8", "bf16")
     with pytest.raises(ValidationError, match="perchannel"):
         Int8.model_validate({"name": "int8", "perchannel": True})

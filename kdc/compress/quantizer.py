@@ -1,0 +1,104 @@
+"""What passes that quantize have in common: which modules, how fine the weights, and training through the rounding."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Self
+
+from pydantic import Field
+
+from kdc.compress.base import Done, Recovers
+from kdc.compress.fold_batch_norm import with_folding
+from kdc.compress.plan import ModulePrecision, Precision, PrecisionPlan
+from kdc.compress.scope import chosen
+from kdc.machine import has_int8_dot
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from kdc.compress.calibration import Calibration
+
+LINEARS = ("Linear", "Conv1D")
+CONVOLUTIONS = ("Conv1d", "Conv2d")
+KINDS: dict[Precision, tuple[str, ...]] = {
+    "int8": (*LINEARS, "LSTM"),
+    "int8_static": (*LINEARS, *CONVOLUTIONS),
+    "int8_weights": LINEARS,
+    "int4_weights": LINEARS,
+    "codebook": (*LINEARS, *CONVOLUTIONS),
+}
+"""What is quantized by each precision, by the name of its type. An LSTM's gates stay in float."""
+
+STORED = ModulePrecision(dtype="int8", weights_only=True)
+"""How embeddings are kept."""
+
+
+class Quantizer(Recovers):
+    """Puts modules into the precision plan. `include` and `exclude` are shell patterns of their names.
+
+    With `recover` the model goes on learning from the teachers while it computes as it will when quantized, rounding
+    seen through by straight-through gradients: quantization-aware training (Jacob et al. 2018, arXiv:1712.05877,
+    section 3).
+    """
+
+    embeddings: bool = True
+    """Store embeddings in int8 too."""
+    include: list[str] = Field(default_factory=list)
+    exclude: list[str] = Field(default_factory=list)
+
+    def apply(self, model: nn.Module, plan: PrecisionPlan, rows: Calibration | None = None) -> Done:
+        from kdc.models.batch_norm import normalized
+        from kdc.models.rewrites import rewritten
+
+        kinds = (*KINDS[self.precision], *(["Embedding"] if self.embeddings else []))
+        eligible = {
+            name: kind
+            for name, module in model.named_modules(remove_duplicate=False)  # shared layers have nodes of their own
+            if (kind := type(module).__name__) in kinds
+        }
+        names, left = chosen(self.name, eligible, self.include, self.exclude)
+        if any(eligible[name] in CONVOLUTIONS for name in names) and normalized(model):
+            plan = with_folding(plan)  # what is stored has the batch-norm's factor in it
+        computing = [name for name in names if eligible[name] != "Embedding"]
+        stored = {name: STORED for name in names if eligible[name] == "Embedding"}
+        with rewritten(model, plan.rewrites):
+            modules = {**plan.modules, **self.precisions(model, computing, rows), **stored}
+        planned = plan.model_copy(update={"modules": modules, "excluded": {**plan.excluded, **left}})
+        return Done(model, planned, self.remarks())
+
+    def remarks(self) -> list[str]:
+        """What to say of the plan."""
+        return []
+
+    @property
+    @abstractmethod
+    def precision(self) -> Precision:
+        """What it plans."""
+
+    @abstractmethod
+    def precisions(self, model: nn.Module, names: list[str], rows: Calibration | None) -> dict[str, ModulePrecision]:
+        """How each of these modules computes; `model` is as the plan's rewrites have it."""
+
+
+class EightBits(Quantizer):
+    """Both factors of every product in int8.
+
+    Without a dot-product instruction (VNNI) pairs of products saturate in 16 bits: `reduce_range` keeps weights to 7
+    bits there (`null`: decide by this machine's CPU).
+    """
+
+    per_channel: bool = True
+    reduce_range: bool | None = None
+
+    def resolved(self) -> Self:
+        return self if self.reduce_range is not None else self.model_copy(update={"reduce_range": not has_int8_dot()})
+
+    def remarks(self) -> list[str]:
+        if not self.resolved().reduce_range:
+            return []
+        why = "it was asked for" if has_int8_dot() else "this CPU has no int8 dot product, and would saturate sums of 8"
+        return [f"weights in 7 bits (reduce_range): {why}"]
+
+    def linear(self) -> ModulePrecision:
+        reduce_range = bool(self.resolved().reduce_range)
+        return ModulePrecision(dtype="int8", per_channel=self.per_channel, reduce_range=reduce_range)

@@ -1,0 +1,98 @@
+"""A model that computes in float what it will in integers: every planned module rounds what it reads and its weights.
+
+Rounding lets gradients through as if it were not there (Bengio et al. 2013, arXiv:1308.3432, section 4), but where a
+range measured beforehand cuts values off, so a model can learn under it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from kdc.compress.integers import fixed, in_groups, measured_now, weights_rounded
+from kdc.compress.plan import ModulePrecision, PrecisionPlan
+from kdc.models.batch_norm import normalized
+
+
+@contextmanager
+def simulated(model: nn.Module, plan: PrecisionPlan) -> Iterator[None]:
+    """Within the block the planned modules of `model` compute as the plan says."""
+    folded = normalized(model) if "fold_batch_norm" in plan.rewrites else {}
+    patched: list[nn.Module] = []
+    try:
+        for name, precision in plan.modules.items():
+            module = model.get_submodule(name)
+            if "forward" in vars(module):
+                continue  # a shared module, under another of its names
+            norm = model.get_submodule(folded[name]) if name in folded else None
+            module.forward = _computing(module, precision, norm)
+            patched.append(module)
+            if norm is not None and precision.puts_out is not None:
+                norm.forward = _putting_out(norm, precision)
+                patched.append(norm)
+        yield
+    finally:
+        for module in patched:
+            del module.forward
+
+
+def _computing(module: Any, precision: ModulePrecision, norm: Any) -> Callable[..., Any]:
+    """The forward of a module that rounds."""
+    kind = type(module).__name__
+    if kind == "LSTM":
+        return _lstm(module, precision)
+    if kind == "Embedding":
+        return _embedding(module)
+
+    def forward(read: Tensor) -> Tensor:
+        # [outputs, inputs, ...]
+        weight = module.weight.t() if kind == "Conv1D" else module.weight
+        if norm is None:
+            weight = weights_rounded(weight, precision)
+        else:  # what is stored is the weight with its batch-norm's factor
+            factor = norm.weight / (norm.running_var + norm.eps).sqrt()
+            factor = factor.detach().reshape(-1, *[1] * (weight.ndim - 1))
+            weight = weights_rounded(weight * factor, precision) / factor
+        if precision.group is not None:
+            read = in_groups(read, precision.group)
+        elif not precision.weights_only:
+            read = fixed(read, precision.reads) if precision.reads else measured_now(read)
+        if hasattr(module, "kernel_size"):
+            made: Tensor = module._conv_forward(read, weight, module.bias)
+            return fixed(made, precision.puts_out) if precision.puts_out and norm is None else made
+        return functional.linear(read, weight, module.bias)
+
+    return forward
+
+
+def _putting_out(norm: Any, precision: ModulePrecision) -> Callable[[Tensor], Tensor]:
+    own = norm.forward
+    assert precision.puts_out is not None
+    puts_out = precision.puts_out
+    return lambda read: fixed(own(read), puts_out)
+
+
+def _embedding(module: Any) -> Callable[[Tensor], Tensor]:
+    """The rows that are looked up, in steps of the whole table."""
+    own = module.forward
+    return lambda read: fixed(own(read), (float(module.weight.detach().min()), float(module.weight.detach().max())))
+
+
+def _lstm(module: Any, precision: ModulePrecision) -> Callable[..., Any]:
+    """Its matrices in integers and what it reads; its states go from step to step in float."""
+    own = module.forward
+
+    def forward(read: Any, *states: Any) -> Any:
+        read = measured_now(read) if isinstance(read, Tensor) else read._replace(data=measured_now(read.data))
+        kept = module._flat_weights
+        module._flat_weights = [weights_rounded(one, precision) if one.ndim == 2 else one for one in kept]
+        try:
+            return own(read, *states)
+        finally:
+            module._flat_weights = kept
+
+    return forward

@@ -1,0 +1,246 @@
+"""Quantizers: what they plan, that a simulation computes what the file does, and the passes that edit a plan."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from kdc.compress.accuracy_control import AccuracyControl
+from kdc.compress.base import PASSES, Pass
+from kdc.compress.calibration import Calibration
+from kdc.compress.fold_batch_norm import FoldBatchNorm
+from kdc.compress.mixed_precision import MixedPrecision
+from kdc.compress.plan import PrecisionPlan
+from kdc.compress.sensitivity import sensitivities
+from kdc.compress.simulate import simulated
+from kdc.data.examples import Examples
+from kdc.errors import KdcError
+from kdc.models.build import Built
+from kdc.models.rewrites import rewritten
+from tests import tiny
+
+TEXTS, PICTURES = tiny.sentences(40), tiny.pictures(24)
+QUERY = "bert.encoder.layer.0.attention.self.query"
+
+
+def texts() -> tuple[Built, Calibration]:
+    built = tiny.built_bert(TEXTS)
+    return built, Calibration(tiny.task(), built.encoder, TEXTS, TEXTS, "accuracy")
+
+
+def pictures() -> tuple[Built, Calibration]:
+    built = tiny.built_net(PICTURES, "cnn")
+    task = tiny.task("image-classification")
+    for module in built.model.modules():  # as if it had been trained
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.running_mean, -0.5, 0.5)
+            torch.nn.init.uniform_(module.running_var, 0.5, 2)
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+    return built, Calibration(task, built.encoder, PICTURES, PICTURES, "accuracy")
+
+
+def quantizer(name: str, **settings: Any) -> Pass:
+    if name in ("int8", "int8_static"):
+        settings.setdefault("reduce_range", False)
+    return PASSES[name].model_validate({"name": name, **settings})
+
+
+def planned(built: Built, rows: Calibration, name: str, **settings: Any) -> PrecisionPlan:
+    return quantizer(name, **settings).apply(built.model, PrecisionPlan(), rows).plan
+
+
+def outputs_of_file(folder: Path, built: Built, rows: Examples, plan: PrecisionPlan, runtime: str) -> np.ndarray:
+    with rewritten(built.model, plan.rewrites):
+        artifact = tiny.artifact(folder, built, rows, runtime=runtime, plan=plan)
+    return artifact.session().predict(rows)["logits"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [texts, pictures])
+@pytest.mark.parametrize("name", ["int8", "int8_static", "int8_weights", "int4_weights", "cluster"])
+def test_a_simulation_computes_what_the_file_does(make: Any, name: str, tmp_path: Path) -> None:
+    built, rows = make()
+    settings = {"bits": 4} if name == "cluster" else {}
+    plan = planned(built, rows, name, **settings)
+    exact = rows.outputs(built.model)["logits"]
+    with simulated(built.model, plan):
+        ours = rows.outputs(built.model)["logits"]
+    assert np.array_equal(rows.outputs(built.model)["logits"], exact), "nothing of it stays"
+    theirs = outputs_of_file(tmp_path, built, rows.rows, plan, "onnxruntime")
+    lost = np.abs(theirs - exact).mean()
+    assert lost > 1e-4 * exact.std()
+    assert np.abs(theirs - ours).mean() < 0.02 * lost, "rounding that falls the other way now and then is all"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [texts, pictures])
+def test_openvino_computes_static_int8(make: Any, tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    built, rows = make()
+    plan = planned(built, rows, "int8_static")
+    with simulated(built.model, plan):
+        ours = rows.outputs(built.model)["logits"]
+    theirs = outputs_of_file(tmp_path, built, rows.rows, plan, "openvino")
+    exact = rows.outputs(built.model)["logits"]
+    assert np.abs(theirs - ours).mean() < 0.5 * np.abs(ours - exact).mean()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "bits"), [("int8_weights", 8), ("int4_weights", 4)])
+def test_weights_in_blocks_take_as_many_bits(name: str, bits: int, tmp_path: Path) -> None:
+    built, rows = texts()
+    outputs_of_file(tmp_path, built, TEXTS, planned(built, rows, name, group=16), "onnxruntime")
+    model = onnx.load(tmp_path / "forward.onnx")
+    packed = [node for node in model.graph.node if node.op_type == "MatMulNBits"]
+    assert len(packed) == 14
+    held = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
+    assert sorted(held[node.input[1]].size * 8 // bits for node in packed) == sorted(
+        [32 * 32] * 9 + [32 * 64] * 4 + [32 * 2]
+    )
+    assert all(
+        node.input[2] and held[node.input[2]].size * 16 == held[node.input[1]].size * 8 // bits for node in packed
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bits", [4, 8])
+def test_shared_values_are_kept_once(bits: int, tmp_path: Path) -> None:
+    built, rows = texts()
+    plan = planned(built, rows, "cluster", bits=bits)
+    files = {}
+    for name, chosen in {"plain": PrecisionPlan(), "shared": plan}.items():
+        outputs_of_file(tmp_path / name, built, TEXTS, chosen, "onnxruntime")
+        files[name] = onnx.load(tmp_path / name / "forward.onnx")
+    weights = sum(m.weight.numel() for m in built.model.modules() if isinstance(m, torch.nn.Linear))
+    numbers = [t for t in files["shared"].graph.initializer if t.name.endswith("_numbers")]
+    assert sum(len(t.raw_data) for t in numbers) == weights * bits // 8
+    assert all(len(set(plan.modules[QUERY].codebook or ())) <= 2**bits for _ in numbers)
+    floats = [t for t in files["shared"].graph.initializer if t.data_type == onnx.TensorProto.FLOAT]
+    assert max(np.prod(t.dims) for t in floats) <= 256
+
+
+def test_static_ranges_follow_the_method() -> None:
+    built, rows = texts()
+    found = {
+        method: planned(built, rows, "int8_static", method=method, percentile=90).modules[QUERY].reads
+        for method in ("minmax", "percentile", "entropy")
+    }
+    every = torch.cat([seen[QUERY][0] for seen in rows.seen_by(built.model, [QUERY])])
+    assert found["minmax"] == (float(every.min()), float(every.max()))
+    assert found["minmax"][0] < found["percentile"][0] < 0 < found["percentile"][1] < found["minmax"][1]
+    assert found["entropy"] not in (found["percentile"], None)
+    wider = planned(built, rows, "int8_static", percentile=99.0).modules[QUERY].reads
+    assert wider is not None
+    assert wider[1] > found["percentile"][1]
+
+
+def test_static_ranges_are_those_of_real_tokens_and_of_so_many_rows() -> None:
+    built, rows = texts()
+    few = replace(rows, rows=TEXTS.select(range(2)))
+    assert quantizer("int8_static", calibration_rows=2).rows_to_see == 2
+    last = "bert.encoder.layer.1.output.dense"
+    every, some = (planned(built, seen, "int8_static", method="minmax").modules[last].reads for seen in (rows, few))
+    assert every != some
+
+
+def test_convolutions_are_for_static_int8_alone() -> None:
+    built, rows = pictures()
+    assert "layers.0" not in planned(built, rows, "int8").modules
+    plan = planned(built, rows, "int8_static")
+    assert plan.modules["layers.0"].puts_out is not None
+    assert plan.rewrites == ("fold_batch_norm",)
+    assert all(
+        p.puts_out is None for name, p in plan.modules.items() if "Linear" in str(built.model.get_submodule(name))
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("runtime", ["torch", "onnxruntime"])
+def test_folded_batch_norms_leave_the_answers(runtime: str, tmp_path: Path) -> None:
+    built, rows = pictures()
+    before = {name: tensor.clone() for name, tensor in built.model.state_dict().items()}
+    done = FoldBatchNorm(name="fold_batch_norm").apply(built.model, PrecisionPlan())
+    assert done.lines == ["layers.0: does the work of layers.1", "layers.4: does the work of layers.5"]
+    said = outputs_of_file(tmp_path, built, PICTURES, done.plan, runtime)
+    np.testing.assert_allclose(said, rows.outputs(built.model)["logits"], atol=1e-4)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in built.model.state_dict().items())
+    if runtime == "torch":
+        program = torch.export.load(tmp_path / "forward.pt2")
+        assert not any("batch_norm" in str(node.target) for node in program.graph.nodes)
+
+
+def test_a_model_without_batch_norms_is_refused() -> None:
+    with pytest.raises(KdcError, match="no convolution of the model has a batch-norm"):
+        FoldBatchNorm(name="fold_batch_norm").apply(tiny.built_net(PICTURES, "mlp").model, PrecisionPlan())
+
+
+def with_a_sensitive_layer() -> tuple[Built, Calibration, str]:
+    """A layer whose answers hang on small weights beside a few huge ones, which one scale for all rounds away."""
+    built, rows = texts()
+    planted = "bert.encoder.layer.1.output.dense"
+    weight = built.model.get_submodule(planted).weight
+    with torch.no_grad():
+        weight[:, 0] = 60.0
+        built.model.get_submodule("bert.encoder.layer.1.intermediate.dense").weight[0] = 0
+        built.model.get_submodule("bert.encoder.layer.1.intermediate.dense").bias[0] = -9.0  # GELU: nothing
+    answers = rows.outputs(built.model)["logits"].argmax(axis=1)
+    own = Examples({**{name: TEXTS[name] for name in TEXTS.inputs}, "label": answers}, TEXTS.labels)
+    return built, replace(rows, rows=own, validation=own), planted
+
+
+def test_accuracy_control_reverts_the_planted_layer_and_says_so() -> None:
+    built, rows, planted = with_a_sensitive_layer()
+    plan = planned(built, rows, "int8", embeddings=False, per_channel=False)
+    assert next(iter(sensitivities(built.model, plan, rows))) == planted
+    done = AccuracyControl(name="accuracy_control", max_drop=0.05).apply(built.model, plan, rows)
+    assert set(plan.modules) - set(done.plan.modules) == {planted}
+    assert done.plan.excluded[planted] == "accuracy_control: cost more than 0.05 of accuracy"
+    assert done.lines[0].startswith("accuracy in float 1.0000, as planned 0.")
+    assert done.lines[1].startswith(f"{planted}: back in float, accuracy ")
+    lenient = AccuracyControl(name="accuracy_control", max_drop=0.9).apply(built.model, plan, rows)
+    assert lenient.plan == plan
+
+
+def test_accuracy_control_looks_at_so_many_rows() -> None:
+    step = AccuracyControl(name="accuracy_control", calibration_rows=7)
+    assert (step.rows_to_see, step.judges) == (7, True)
+
+
+def test_accuracy_control_that_leaves_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    built, rows = texts()
+    plan = planned(built, rows, "int8", embeddings=False)
+    scores = iter([1.0, *[0.0] * len(plan.modules)])
+    monkeypatch.setattr(Calibration, "score", lambda self, model: next(scores, 1.0))
+    with pytest.raises(KdcError, match="however few are rounded"):
+        AccuracyControl(name="accuracy_control", max_drop=0.05).apply(built.model, plan, rows)
+
+
+def test_mixed_precision_takes_the_most_sensitive_up_to_the_ratio() -> None:
+    built, rows, planted = with_a_sensitive_layer()
+    plan = planned(built, rows, "int8", embeddings=False, per_channel=False)
+    sizes = {name: sum(p.numel() for p in built.model.get_submodule(name).parameters()) for name in plan.modules}
+    for ratio in (0.2, 0.5):
+        done = MixedPrecision(name="mixed_precision", ratio=ratio).apply(built.model, plan, rows)
+        gone = set(plan.modules) - set(done.plan.modules)
+        assert planted in gone
+        assert 0 < sum(sizes[name] for name in gone) <= ratio * sum(sizes.values())
+        assert set(done.plan.excluded) == gone
+        assert len(done.lines) == len(gone)
+    assert MixedPrecision(name="mixed_precision", calibration_rows=9).rows_to_see == 9
+
+
+def test_mixed_precision_goes_from_four_bits_to_eight() -> None:
+    built, rows = texts()
+    plan = planned(built, rows, "int4_weights", embeddings=False)
+    done = MixedPrecision(name="mixed_precision", ratio=0.3).apply(built.model, plan, rows)
+    finer = {name for name, precision in done.plan.modules.items() if precision.dtype == "int8"}
+    assert finer
+    assert set(done.plan.modules) == set(plan.modules)
+    assert done.plan.modules[min(finer)].group == 32
+    assert done.plan.precision == "int4_weights"
