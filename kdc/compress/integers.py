@@ -17,7 +17,7 @@ def weights_rounded(weight: Tensor, precision: ModulePrecision) -> Tensor:
         return _through(weight, _by_groups(weight.detach(), precision.group, 4 if precision.dtype == "int4" else 8))
     if precision.codebook is not None:
         values = torch.tensor(precision.codebook, dtype=weight.dtype, device=weight.device)
-        return _through(weight, values[torch.bucketize(weight.detach(), (values[:-1] + values[1:]) / 2)])
+        return _through(weight, values[torch.bucketize(weight.detach().contiguous(), (values[:-1] + values[1:]) / 2)])
     dims = tuple(range(1, weight.ndim)) if precision.per_channel else tuple(range(weight.ndim))
     largest = weight.detach().abs().amax(dim=dims, keepdim=True)
     scale = (largest / (64 if precision.reduce_range else 127)).clamp(min=torch.finfo(weight.dtype).tiny)

@@ -16,9 +16,11 @@ from kdc.export.onnx_graph import export_onnx, modules_of, save_onnx, strip
 from kdc.export.onnx_quantize import quantize
 
 LSTM_OPS = {"LSTM", "DynamicQuantizeLSTM"}
-INT8_MATMUL_OPS = {"MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QLinearMatMul", "QGemm"}
+INT8_MATMUL_OPS = {
+    "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QLinearMatMul", "QGemm", "MatMulNBits",
+}  # fmt: skip
 INT8_OPS = {*INT8_MATMUL_OPS, "DynamicQuantizeLSTM", "QLinearConv"}
-MATMUL_OPS = {"MatMul", "FusedMatMul", "Gemm", "FusedGemm", "MatMulNBits", *INT8_MATMUL_OPS}
+MATMUL_OPS = {"MatMul", "FusedMatMul", "Gemm", "FusedGemm", *INT8_MATMUL_OPS}
 CONV_OPS = {"Conv", "FusedConv", "NhwcFusedConv", "QLinearConv"}
 
 
@@ -93,6 +95,8 @@ def _macs_of(args: Mapping[str, Any], operator: str) -> int:
     output = next(iter(args["output_type_shape"][0].values()))
     if operator in LSTM_OPS:  # four gates, each from the input and the state
         return math.prod(output) * 4 * (inputs[0][-1] + output[-1])
+    if operator not in CONV_OPS:
+        return math.prod(output) * int(inputs[0][-1])
     weight = inputs[3] if operator == "QLinearConv" else inputs[1]  # behind the input's scale and zero
-    summed = math.prod(weight[1:]) if operator in CONV_OPS else inputs[0][-1]
+    summed = math.prod(weight[1:])
     return math.prod(output) * summed

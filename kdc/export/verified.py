@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,12 @@ from torch import nn
 
 from kdc.compress.plan import PrecisionPlan
 from kdc.compress.quantizer import KINDS
+from kdc.compress.simulate import simulated
 from kdc.data.examples import Examples
 from kdc.errors import KdcError
 from kdc.export.artifact import Artifact, write_artifact
 from kdc.export.base import Arrays, Runtime
-from kdc.export.fidelity import check_fidelity
+from kdc.export.fidelity import ROWS, check_fidelity, compare, trial_batches
 from kdc.export.modules import graph_callables
 from kdc.models.build import Built
 from kdc.models.rewrites import rewritten
@@ -37,8 +39,9 @@ def export_verified(
 ) -> dict[str, Any]:
     """Write the artifact to `folder`; what was seen of it (`fidelity`, `macs`, `parameters`) comes back as plain data.
 
-    Raises KdcError when the loaded artifact does not compute what the model computes, or when less than 95% of the
-    eligible MACs run in integers.
+    Raises KdcError when the loaded artifact does not compute what the model computes, rounded as the plan says, or when
+    less than 95% of the eligible MACs run in integers. What rounding costs is for the task's metric to say; `fidelity`
+    holds the share of answers `in_float` that stay.
     """
     encoder, model = built.encoder, built.model.eval()
     lengths = [encoder.length(row) for row in encoder.encode(rows)]
@@ -52,7 +55,21 @@ def export_verified(
         eligible = _eligible_macs(model, graphs, plan)
     artifact = Artifact.open(folder, plugins)
     session = artifact.session()
-    fidelity = check_fidelity(session, graph_callables(graphs), rows, precision=plan.precision)
+    batches, reference = trial_batches(session, rows), graph_callables(graphs)
+    exact = [task.predict(reference, batch) for batch in batches]
+    wanted = exact
+    if plan.modules:
+        with rewritten(model, plan.rewrites):
+            if plan.rewrites:
+                same = [task.predict(reference, batch) for batch in batches]
+                check_fidelity(f"the model with {', '.join(plan.rewrites)}", same, exact, "fp32")
+            with simulated(model, plan):
+                wanted = [task.predict(reference, batch) for batch in batches]
+    ours = [session.run(batch) for batch in batches]
+    seen = check_fidelity(f"export to {runtime.name}", ours, wanted, plan.precision)
+    fidelity = {"rows": min(ROWS, len(rows)), **asdict(seen)}
+    if plan.modules:
+        fidelity["in_float"] = compare(ours, exact).agreement
     feeds = {graph.signature.name: graph.sample for graph in graphs}
     macs = runtime.macs(folder, artifact.signatures, feeds)
     if eligible and macs.int8 < INT8_SHARE * eligible:
