@@ -86,6 +86,28 @@ class Calibration:
                 }
                 seen.clear()
 
+    def reading_alike(self, model: nn.Module, names: list[str]) -> list[list[str]]:
+        """The named modules, those together that read the very same tensor."""
+        import torch
+
+        readers: dict[int, list[str]] = {}
+        alive: list[Tensor] = []  # so that no address is used twice
+
+        def note(name: str) -> Callable[..., None]:
+            def hook(module: Any, inputs: tuple[Tensor, ...]) -> None:
+                alive.append(inputs[0])
+                readers.setdefault(id(inputs[0]), []).append(name)
+
+            return hook
+
+        with ExitStack() as stack:
+            for name in names:
+                stack.callback(model.get_submodule(name).register_forward_pre_hook(note(name)).remove)
+            batch, _ = next(self._batches())
+            with torch.no_grad():
+                model.eval()(**batch)
+        return list(readers.values())
+
     def seen_by(self, model: nn.Module, names: list[str]) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
         """What the named modules read and put out, batch by batch, `[values]` each; of texts at real tokens alone."""
         import torch

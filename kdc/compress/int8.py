@@ -28,5 +28,5 @@ class Int8(EightBits):
     def precision(self) -> Precision:
         return "int8"
 
-    def precisions(self, model: nn.Module, names: list[str], rows: Calibration | None) -> dict[str, ModulePrecision]:
+    def computing(self, model: nn.Module, names: list[str], rows: Calibration | None) -> dict[str, ModulePrecision]:
         return dict.fromkeys(names, self.linear())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field
 
 from kdc.compress.base import PASSES
 from kdc.compress.plan import ModulePrecision, Precision
@@ -28,7 +28,6 @@ class Int8Static(EightBits):
     name: Literal["int8_static"]
     method: Literal["minmax", "percentile", "entropy"] = "percentile"
     percentile: Annotated[float, Field(gt=50, lt=100)] = 99.99
-    calibration_rows: PositiveInt = 256
 
     @property
     def precision(self) -> Precision:
@@ -38,7 +37,7 @@ class Int8Static(EightBits):
     def rows_to_see(self) -> int:
         return self.calibration_rows
 
-    def precisions(self, model: nn.Module, names: list[str], rows: Calibration | None) -> dict[str, ModulePrecision]:
+    def computing(self, model: nn.Module, names: list[str], rows: Calibration | None) -> dict[str, ModulePrecision]:
         from kdc.compress.ranges import measured
         from kdc.models.batch_norm import rectified
 

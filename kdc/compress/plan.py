@@ -16,7 +16,8 @@ class ModulePrecision(BaseModel):
 
     `weights_only` keeps the arithmetic in float (an embedding that is stored in int8); with a `group`, so many inputs
     share a scale, with a `codebook` weights are the nearest of its values. `reads` and `puts_out` are the ranges of its
-    inputs and outputs where they were measured beforehand; else those of the inputs are measured at every call.
+    inputs and outputs where they were measured beforehand; else those of the inputs are measured at every call. With
+    factors to `smooth`, a linear reads x / s and has weights W * s.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -27,6 +28,7 @@ class ModulePrecision(BaseModel):
     weights_only: bool = False
     group: int | None = None
     codebook: tuple[float, ...] | None = None
+    smooth: tuple[float, ...] | None = None
     reads: Range | None = None
     puts_out: Range | None = None
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 from kdc.compress.base import Done, Recovers
 from kdc.compress.fold_batch_norm import with_folding
@@ -89,6 +89,14 @@ class EightBits(Quantizer):
 
     per_channel: bool = True
     reduce_range: bool | None = None
+    smooth: Annotated[float, Field(ge=0, le=1)] | None = None
+    """How much of what is large in few channels of activations goes over to weights (SmoothQuant's alpha)."""
+    calibration_rows: PositiveInt = 256
+    """Training rows that ranges and smoothing look at."""
+
+    @property
+    def rows_to_see(self) -> int:
+        return 0 if self.smooth is None else self.calibration_rows
 
     def resolved(self) -> Self:
         return self if self.reduce_range is not None else self.model_copy(update={"reduce_range": not has_int8_dot()})
@@ -98,6 +106,25 @@ class EightBits(Quantizer):
             return []
         why = "it was asked for" if has_int8_dot() else "this CPU has no int8 dot product, and would saturate sums of 8"
         return [f"weights in 7 bits (reduce_range): {why}"]
+
+    def precisions(self, model: nn.Module, names: list[str], rows: Calibration | None) -> dict[str, ModulePrecision]:
+        from kdc.compress.smoothing import smoothed, smoothing_factors
+
+        linears = [name for name in names if type(model.get_submodule(name)).__name__ in LINEARS]
+        factors = {}
+        if self.smooth is not None and linears:
+            assert rows is not None
+            factors = smoothing_factors(model, linears, rows, self.smooth)
+        with smoothed(model, factors):
+            planned = self.computing(model, names, rows)
+        return {
+            name: own.model_copy(update={"smooth": tuple(factors[name].tolist())}) if name in factors else own
+            for name, own in planned.items()
+        }
+
+    @abstractmethod
+    def computing(self, model: nn.Module, names: list[str], rows: Calibration | None) -> dict[str, ModulePrecision]:
+        """How each of these modules computes, smoothing apart."""
 
     def linear(self) -> ModulePrecision:
         reduce_range = bool(self.resolved().reduce_range)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -51,6 +52,9 @@ def _computing(module: Any, precision: ModulePrecision, norm: Any) -> Callable[.
     def forward(read: Tensor) -> Tensor:
         # [outputs, inputs, ...]
         weight = module.weight.t() if kind == "Conv1D" else module.weight
+        if precision.smooth is not None:
+            factors = torch.tensor(precision.smooth, dtype=read.dtype, device=read.device)
+            read, weight = read / factors, weight * factors
         if norm is None:
             weight = weights_rounded(weight, precision)
         else:  # what is stored is the weight with its batch-norm's factor

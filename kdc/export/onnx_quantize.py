@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from kdc.compress.plan import ModulePrecision, PrecisionPlan
 from kdc.export.onnx_codebook import share_values
 from kdc.export.onnx_graph import TWO_GIB, save_onnx
+from kdc.export.onnx_smooth import smooth
 from kdc.export.onnx_static import quantize_static
 from kdc.quiet import quiet
 
@@ -31,17 +32,21 @@ def quantize(model: onnx.ModelProto, scopes: Mapping[str, str | None], plan: Pre
     by_precision: dict[ModulePrecision, list[onnx.NodeProto]] = {}
     ranges: dict[str, ModulePrecision] = {}
     codebooks: dict[str, ModulePrecision] = {}
+    factors: dict[str, tuple[float, ...]] = {}
     for node in model.graph.node:
         precision = plan.modules.get(scopes.get(node.name) or "")
         if precision is None or _is_table(precision) != (node.op_type == "Gather"):
             continue
         weighted = node.op_type in WEIGHTED
+        if precision.smooth is not None and weighted:
+            factors[node.name] = precision.smooth
         if precision.codebook is not None and weighted:
             codebooks |= dict.fromkeys(_names(node), precision)
         elif precision.reads is not None and weighted:
             ranges |= dict.fromkeys(_names(node), precision)
         elif node.op_type in DYNAMIC:
-            by_precision.setdefault(precision, []).append(node)
+            by_precision.setdefault(precision.model_copy(update={"smooth": None}), []).append(node)
+    smooth(model, factors)
     for number, (precision, nodes) in enumerate(by_precision.items()):
         known = _tensors(model)
         names = [name for node in nodes for name in _names(node)]

@@ -19,6 +19,7 @@ from kdc.compress.mixed_precision import MixedPrecision
 from kdc.compress.plan import PrecisionPlan
 from kdc.compress.sensitivity import sensitivities
 from kdc.compress.simulate import simulated
+from kdc.compress.smoothing import smoothed, smoothing_factors
 from kdc.data.examples import Examples
 from kdc.errors import KdcError
 from kdc.models.build import Built
@@ -63,10 +64,22 @@ def outputs_of_file(folder: Path, built: Built, rows: Examples, plan: PrecisionP
 
 @pytest.mark.slow
 @pytest.mark.parametrize("make", [texts, pictures])
-@pytest.mark.parametrize("name", ["int8", "int8_static", "int8_weights", "int4_weights", "cluster"])
-def test_a_simulation_computes_what_the_file_does(make: Any, name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("int8", {}),
+        ("int8", {"smooth": 0.5, "per_channel": False}),
+        ("int8_static", {"smooth": 0.5}),
+        ("int8_static", {"reduce_range": True}),
+        ("int8_weights", {}),
+        ("int4_weights", {}),
+        ("cluster", {"bits": 4}),
+    ],
+)
+def test_a_simulation_computes_what_the_file_does(
+    make: Any, name: str, settings: dict[str, Any], tmp_path: Path
+) -> None:
     built, rows = make()
-    settings = {"bits": 4} if name == "cluster" else {}
     plan = planned(built, rows, name, **settings)
     exact = rows.outputs(built.model)["logits"]
     with simulated(built.model, plan):
@@ -147,6 +160,45 @@ def test_static_ranges_are_those_of_real_tokens_and_of_so_many_rows() -> None:
     last = "bert.encoder.layer.1.output.dense"
     every, some = (planned(built, seen, "int8_static", method="minmax").modules[last].reads for seen in (rows, few))
     assert every != some
+
+
+def test_smoothing_is_the_papers_formula_and_changes_no_answer() -> None:
+    built, rows = texts()
+    layer = "bert.encoder.layer.0"
+    names = [f"{layer}.attention.self.{part}" for part in ("query", "key", "value")] + [f"{layer}.output.dense"]
+    found = smoothing_factors(built.model, names, rows, 0.3)
+    inputs: dict[str, np.ndarray] = {}
+    for batch in rows.inputs_of(built.model, names):
+        for name, states in batch.items():
+            inputs[name] = np.maximum(inputs.get(name, 0), np.abs(states.numpy()).max(axis=0))
+    weights = {name: np.abs(built.model.get_parameter(f"{name}.weight").detach().numpy()).max(axis=0) for name in names}
+    together = np.max([weights[name] for name in names[:3]], axis=0)
+    for name in names:
+        wanted = inputs[name] ** 0.3 / (together if name != names[3] else weights[name]) ** 0.7
+        np.testing.assert_allclose(found[name], wanted, rtol=1e-4)
+    before = rows.outputs(built.model)["logits"]
+    with smoothed(built.model, found):
+        np.testing.assert_allclose(rows.outputs(built.model)["logits"], before, atol=1e-4)
+    assert np.array_equal(rows.outputs(built.model)["logits"], before)
+
+
+def test_smoothing_helps_where_channels_differ() -> None:
+    """A channel a hundred times the others leaves them few steps; its weights are small, so nothing is lost in them."""
+    built, rows = texts()
+    norm = built.model.get_submodule("bert.encoder.layer.0.attention.output.LayerNorm")
+    linear = built.model.get_submodule("bert.encoder.layer.0.intermediate.dense")
+    with torch.no_grad():
+        norm.weight[3] *= 100
+        linear.weight[:, 3] /= 100
+    exact = rows.outputs(built.model)["logits"]
+    lost = {}
+    for alpha in (None, 0.5):
+        plan = planned(built, rows, "int8", embeddings=False, smooth=alpha, include=["*.intermediate.dense"])
+        with simulated(built.model, plan):
+            lost[alpha] = float(np.abs(rows.outputs(built.model)["logits"] - exact).mean())
+    assert lost[0.5] < 0.5 * lost[None]
+    assert quantizer("int8", smooth=0.5, calibration_rows=9).rows_to_see == 9
+    assert quantizer("int8").rows_to_see == 0
 
 
 def test_convolutions_are_for_static_int8_alone() -> None:
