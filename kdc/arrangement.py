@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kdc import stages
 from kdc.compress.base import Recovery
@@ -245,6 +245,13 @@ class Arrangement:
             for pair in ((STUDENT, name), (name, STUDENT)):
                 preflight.pair(pair[0], pair[1:], self.terms)
         refuse(list(logits_alone(self.terms, "peers")) if config.distill.peers else [])
+        skeleton: Any = (
+            preflight.skeleton(STUDENT if config.student is not None else TEACHER) if config.compress else None
+        )
+        for step in config.compress.values():
+            step.targets(skeleton)
+            if step.splits_linears:
+                break  # what comes after it sees modules of other names
 
     def _pupil(self, learner: Learner) -> Pupil:
         pairing = self.pairings[learner.name]

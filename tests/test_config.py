@@ -210,7 +210,10 @@ def test_what_is_refused(overrides: Sequence[str], message: str) -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["compress=bf16"], "compress=bf16: no chosen runtime computes bf16 (runtime=onnxruntime has fp32, int8); add"),
+        (
+            ["compress=bf16"],
+            "compress=bf16: no chosen runtime computes bf16 (runtime=onnxruntime has codebook, fp32, int4_weights,",
+        ),
         (["runtime=torch"], "add runtime='[torch,onnxruntime]'"),
         (["dataset.metric=acuracy"], "text-classification has no metric 'acuracy'; did you mean 'accuracy'?"),
         (["dataset.task=text-clasification"], "did you mean 'text-classification'?"),
@@ -245,8 +248,29 @@ def test_what_is_refused(overrides: Sequence[str], message: str) -> None:
             "compress: prune_heads cuts outputs of linears, which svd before it has split; put prune_heads first",
         ),
         (
-            ["compress.int8.recover={epochs: 1}"],
-            "compress.int8.recover: no such key of int8",
+            ["compress=first_token", "compress.first_token.recover={epochs: 1}"],
+            "compress.first_token.recover: no such key of first_token",
+        ),
+        (
+            ["compress=accuracy_control"],
+            "compress: accuracy_control changes what a quantizer planned; put one before it",
+        ),
+        (
+            ["compress=[mixed_precision,int8]"],
+            "compress: mixed_precision changes what a quantizer planned; put one before it",
+        ),
+        (
+            ["compress=[int8,int4_weights]"],
+            "compress: int8 and int4_weights ask for different precisions; keep one of them",
+        ),
+        (["compress=merge"], "compress.merge: name the checkpoints to merge with"),
+        (
+            ["compress.int8.smooth=2"],
+            "compress.int8.smooth",
+        ),
+        (
+            ["compress=prune_ffn", "compress.prune_ffn.ratio=1.5"],
+            "compress.prune_ffn.ratio",
         ),
         (
             ["compress=prune_ffn", "compress.prune_ffn.recover={epochs: 1}", "+student@distill.peers.peer=layers"],

@@ -47,8 +47,9 @@ def content(group: str, choice: str) -> dict[str, Any]:
 @pytest.mark.parametrize(("group", "choice"), EVERY)
 def test_composes_and_types_without_notes(group: str, choice: str) -> None:
     company = COMPANY.get((group, choice), [])
-    chosen = [] if any(word.startswith(f"{group}=") for word in company) else [f"{group}={choice}"]
-    overrides = [*chosen, *company]
+    lists = [word for word in company if word.startswith(f"{group}=[")]
+    others = [word for word in company if not word.startswith(f"{group}=")]
+    overrides = [*(lists or [f"{group}={choice}"]), *others]
     notes: list[str] = []
     config = to_run_config(compose(overrides), overrides=overrides, notify=notes.append)
     assert notes == []

@@ -132,6 +132,35 @@ def test_what_cannot_go_together(words: list[str], message: str, place: Path, ca
     assert not (place / "cache").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["student=bilstm", "compress=prune_heads"], "compress.prune_heads: "),
+        (["student=textcnn", "compress=prune_width"], "compress.prune_width: "),
+        (["student=bilstm", "compress=first_token"], "compress.first_token: the head of a BiLSTM may read more than"),
+        (
+            ["compress=prune_ffn", "compress.prune_ffn.include=['*.nothing']"],
+            "compress.prune_ffn.include: '*.nothing' names none of the modules that prune_ffn would change",
+        ),
+        (
+            ["compress=int8", "runtime=onnxruntime", "compress.int8.exclude=['clasifier']"],
+            "compress.int8.exclude: 'clasifier' names none of the modules",
+        ),
+        (
+            ["compress=[svd,int8]", "compress.svd.include=['classifier']"],
+            "compress.svd.include: 'classifier' names none",
+        ),
+    ],
+)
+def test_a_pass_that_finds_nothing_is_refused_before_training(
+    words: list[str], message: str, place: Path, capsys: Capture
+) -> None:
+    assert kdc_run(place, *words) == 2
+    assert message in error_of(capsys)
+    assert failed_record(place).stages == failed_record(place).stages[:1], "the data alone"
+    nothing_half_written(place)
+
+
 def test_a_text_model_on_images(place: Path, capsys: Capture) -> None:
     assert main(["run", "dataset=digits", "teacher=bert_tiny", "student=none"]) == 2
     line = error_of(capsys)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import PositiveFloat
 
@@ -90,6 +90,13 @@ class Pass(Component):
     def checkpoints(self) -> Sequence[str]:
         """Other models that it reads, as `teacher.path` names them."""
         return ()
+
+    def targets(self, model: nn.Module) -> Any:
+        """What of the model it would change, told from names and shapes alone; KdcError where there is nothing.
+
+        Asked of a model without weights before anything is trained.
+        """
+        return None
 
     @abstractmethod
     def apply(self, model: nn.Module, plan: PrecisionPlan, rows: Calibration | None = None) -> Done:

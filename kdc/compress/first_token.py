@@ -25,6 +25,11 @@ class FirstToken(Pass):
     name: Literal["first_token"]
 
     def apply(self, model: nn.Module, plan: PrecisionPlan, rows: Calibration | None = None) -> Done:
+        self.targets(model)
+        planned = plan.model_copy(update={"rewrites": (*plan.rewrites, "first_token")})
+        return Done(model, planned, ["the last layer computes its first token alone"])
+
+    def targets(self, model: nn.Module) -> None:
         from kdc.models.first_token import LAST_LAYERS, first_token_only
 
         with first_token_only(model) as can:
@@ -34,5 +39,3 @@ class FirstToken(Pass):
                     f"compress.first_token: the head of a {type(model).__name__} may read more than the first token",
                     f"leave the pass out; it is for classifiers of {known}",
                 )
-        planned = plan.model_copy(update={"rewrites": (*plan.rewrites, "first_token")})
-        return Done(model, planned, ["the last layer computes its first token alone"])

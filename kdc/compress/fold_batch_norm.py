@@ -27,6 +27,10 @@ class FoldBatchNorm(Pass):
     name: Literal["fold_batch_norm"]
 
     def apply(self, model: nn.Module, plan: PrecisionPlan, rows: Calibration | None = None) -> Done:
+        lines = [f"{convolution}: does the work of {norm}" for convolution, norm in self.targets(model).items()]
+        return Done(model, with_folding(plan), lines)
+
+    def targets(self, model: nn.Module) -> dict[str, str]:
         from kdc.models.batch_norm import normalized
 
         pairs = normalized(model)
@@ -34,8 +38,7 @@ class FoldBatchNorm(Pass):
             raise KdcError(
                 "compress.fold_batch_norm: no convolution of the model has a batch-norm behind it", "leave the pass out"
             )
-        lines = [f"{convolution}: does the work of {norm}" for convolution, norm in pairs.items()]
-        return Done(model, with_folding(plan), lines)
+        return pairs
 
 
 def with_folding(plan: PrecisionPlan) -> PrecisionPlan:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from kdc.compress.calibration import Calibration
+    from kdc.models.anatomy import Layer
 
 
 @PASSES.register("mask_search")
@@ -41,11 +42,10 @@ class MaskSearch(WeightPass):
         return self.calibration_rows
 
     def apply(self, model: nn.Module, plan: PrecisionPlan, rows: Calibration | None = None) -> Done:
-        from kdc.models.anatomy import layers
         from kdc.models.shapes import refresh
 
         assert rows is not None
-        found = layers(model, "compress.mask_search")
+        found = self.targets(model)
         attention = [heads(layer.name, layer.attention) for layer in found]
         forward = [neurons(layer.name, layer.feed_forward) for layer in found]
         information = _information(model, [*attention, *forward], rows)
@@ -66,6 +66,11 @@ class MaskSearch(WeightPass):
         sizes = [(units.name, (units.count, len(stay))) for units, stay in zip(every, kept, strict=True)]
         lines = described(dict(sizes[: len(found)]), "heads") + described(dict(sizes[len(found) :]), "neurons")
         return Done(model, plan, lines)
+
+    def targets(self, model: nn.Module) -> list[Layer]:
+        from kdc.models.anatomy import layers
+
+        return layers(model, "compress.mask_search")
 
 
 def costs(model: nn.Module, attention: Units, *, tokens: float) -> tuple[float, float]:

@@ -37,7 +37,7 @@ class Merge(WeightPass):
     @model_validator(mode="after")
     def _is_told_what(self) -> Self:
         if not self.paths:
-            raise ValueError("paths: name the checkpoints to merge with, e.g. compress.merge.paths='[FOLDER]'")
+            raise ValueError("name the checkpoints to merge with, e.g. compress.merge.paths='[FOLDER]'")
         if (self.weights is not None) != (self.method == "weighted"):
             raise ValueError("weights are for method=weighted, which needs them")
         if self.weights is not None and (len(self.weights) != len(self.paths) + 1 or not sum(self.weights)):

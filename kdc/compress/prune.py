@@ -70,11 +70,8 @@ class Prune(Gradual):
     def apply(self, model: nn.Module, plan: PrecisionPlan, rows: Calibration | None = None) -> Done:
         import torch
 
-        from kdc.models.taps import matrices
-
-        weights = dict(matrices(model))  # views, outputs first: what is written into them is in the model
-        names, _ = chosen(self.name, weights, self.include, self.exclude)
-        scores = self._scores(model, {name: weights[name] for name in names}, rows)
+        weights = self.targets(model)
+        scores = self._scores(model, weights, rows)
         lines = []
         for name, kept in self._kept(scores).items():
             with torch.no_grad():
@@ -82,6 +79,13 @@ class Prune(Gradual):
             zeros = 1 - torch.count_nonzero(weights[name]).item() / weights[name].numel()
             lines.append(f"{name}: {zeros:.1%} of {weights[name].numel():,} weights are zero")
         return Done(model, plan, lines)
+
+    def targets(self, model: nn.Module) -> dict[str, Tensor]:
+        from kdc.models.taps import matrices
+
+        weights = dict(matrices(model))  # views, outputs first: what is written into them is in the model
+        names, _ = chosen(self.name, weights, self.include, self.exclude)
+        return {name: weights[name] for name in names}
 
     def _scores(self, model: nn.Module, weights: Mapping[str, Tensor], rows: Calibration | None) -> dict[str, Tensor]:
         """Of every weight, `[outputs, inputs]`; of convolutions their inputs, places and all, side by side."""

@@ -52,8 +52,7 @@ class PruneChannels(Gradual):
         return self.calibration_rows if self.score == "taylor" else 0
 
     def apply(self, model: nn.Module, plan: PrecisionPlan, rows: Calibration | None = None) -> Done:
-        graph, groups = _groups(model)
-        names, _ = chosen(self.name, groups, self.include, self.exclude)
+        graph, groups, names = self.targets(model)
         slopes = self._slopes(model, rows)
         scores = [self._scores(groups[name], slopes) for name in names]
         kept = choose(scores, self.ratio, uniform=self.uniform, align=self.align)
@@ -65,6 +64,12 @@ class PruneChannels(Gradual):
             if gone:
                 graph.get_pruning_group(root.target.module, root.handler, gone).prune()
         return Done(model, plan, described(sizes, "channels"))
+
+    def targets(self, model: nn.Module) -> tuple[Any, dict[str, Any], list[str]]:
+        """The graph, its groups by name, and which of them are for it to cut."""
+        graph, groups = _groups(model)
+        names, _ = chosen(self.name, groups, self.include, self.exclude)
+        return graph, groups, names
 
     def _slopes(self, model: nn.Module, rows: Calibration | None) -> Mapping[Tensor, Tensor]:
         """The loss's gradients by weight, where the score reads them."""
@@ -114,7 +119,7 @@ def _groups(model: Any) -> tuple[Any, dict[str, Any]]:
     height, width = size if isinstance(size, list | tuple) else (size, size)
     graph = torch_pruning.DependencyGraph().build_dependency(
         model.eval(),
-        example_inputs={"pixel_values": torch.zeros(1, channels, height, width)},
+        example_inputs={"pixel_values": torch.zeros(1, channels, height, width, device=model.device)},
         output_transform=lambda outputs: outputs.logits,
     )
     found = {}

@@ -39,13 +39,11 @@ class PruneLayers(WeightPass):
     def apply(self, model: nn.Module, plan: PrecisionPlan, rows: Calibration | None = None) -> Done:
         import numpy as np
 
-        from kdc.models.layers import drop_layers, layer_map, layer_stack
+        from kdc.models.layers import drop_layers, layer_map
 
-        name, depth = layer_stack(model, "compress.prune_layers")
+        name, depth = self.targets(model)
         if len(set(model.get_submodule(name).children())) < depth:
             raise KdcError("compress.prune_layers: layers share their weights", "put prune_layers before share")
-        if depth == 1:
-            raise KdcError("compress.prune_layers: the model has one layer", "leave the pass out")
         count = min(max(1, math.floor((1 - self.ratio) * depth + 0.5)), depth - 1)
         if self.score == "influence":
             assert rows is not None
@@ -57,3 +55,12 @@ class PruneLayers(WeightPass):
         own: Any = model
         drop_layers(own, kept)
         return Done(model, plan, [*lines, f"{depth} -> {count} layers: {', '.join(map(str, kept))} stay"])
+
+    def targets(self, model: nn.Module) -> tuple[str, int]:
+        """The stack of layers and how many they are."""
+        from kdc.models.layers import layer_stack
+
+        name, depth = layer_stack(model, "compress.prune_layers")
+        if depth == 1:
+            raise KdcError("compress.prune_layers: the model has one layer", "leave the pass out")
+        return name, depth

@@ -44,15 +44,20 @@ class PruneWidth(Gradual):
     def apply(self, model: nn.Module, plan: PrecisionPlan, rows: Calibration | None = None) -> Done:
         import torch
 
-        from kdc.models.residual import keep_width, residual
+        from kdc.models.residual import keep_width
         from kdc.models.shapes import refresh
 
-        stream = residual(model, "compress.prune_width")
+        stream = self.targets(model)
         worth = importance(model, stream, self.score, rows)
         [kept] = choose([worth], self.ratio, uniform=True, align=self.align)
         keep_width(model, stream, torch.from_numpy(kept))
         refresh(model)
         return Done(model, plan, [f"width: {stream.width} -> {len(kept)}"])
+
+    def targets(self, model: nn.Module) -> Residual:
+        from kdc.models.residual import residual
+
+        return residual(model, "compress.prune_width")
 
 
 def importance(model: nn.Module, stream: Residual, score: Score, rows: Calibration | None) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Self
 
 from pydantic import Field, PositiveInt
@@ -50,21 +51,22 @@ class Quantizer(Recovers):
         from kdc.models.batch_norm import normalized
         from kdc.models.rewrites import rewritten
 
-        kinds = (*KINDS[self.precision], *(["Embedding"] if self.embeddings else []))
-        eligible = {
-            name: kind
-            for name, module in model.named_modules(remove_duplicate=False)  # shared layers have nodes of their own
-            if (kind := type(module).__name__) in kinds
-        }
-        names, left = chosen(self.name, eligible, self.include, self.exclude)
-        if any(eligible[name] in CONVOLUTIONS for name in names) and normalized(model):
+        names, left = self.targets(model)
+        kinds = {name: type(model.get_submodule(name)).__name__ for name in names}
+        if any(kind in CONVOLUTIONS for kind in kinds.values()) and normalized(model):
             plan = with_folding(plan)  # what is stored has the batch-norm's factor in it
-        computing = [name for name in names if eligible[name] != "Embedding"]
-        stored = {name: STORED for name in names if eligible[name] == "Embedding"}
+        computing = [name for name in names if kinds[name] != "Embedding"]
+        stored = {name: STORED for name in names if kinds[name] == "Embedding"}
         with rewritten(model, plan.rewrites):
             modules = {**plan.modules, **self.precisions(model, computing, rows), **stored}
         planned = plan.model_copy(update={"modules": modules, "excluded": {**plan.excluded, **left}})
         return Done(model, planned, self.remarks())
+
+    def targets(self, model: nn.Module) -> tuple[list[str], Mapping[str, str]]:
+        kinds = (*KINDS[self.precision], *(["Embedding"] if self.embeddings else []))
+        every = model.named_modules(remove_duplicate=False)  # shared layers have nodes of their own
+        eligible = [name for name, module in every if type(module).__name__ in kinds]
+        return chosen(self.name, eligible, self.include, self.exclude)
 
     def remarks(self) -> list[str]:
         """What to say of the plan."""

@@ -33,18 +33,15 @@ class Share(WeightPass):
     def apply(self, model: nn.Module, plan: PrecisionPlan, rows: Calibration | None = None) -> Done:
         import torch
 
-        from kdc.models.layers import layer_stack
         from kdc.models.shapes import Factorized
 
         own: Any = model
-        name, depth = layer_stack(own, "compress.share")
+        name, depth = self.targets(model)
         if self.start == "mean" and any(isinstance(module, Factorized) for module in own.modules()):
             raise KdcError(
                 "compress.share: factors have no common basis, so their mean says nothing",
                 "share before svd, or take compress.share.start=first",
             )
-        if depth < 2:
-            raise KdcError("compress.share: the model has one layer", "leave the pass out")
         stack: Any = model.get_submodule(name)
         lines = []
         for first in range(0, depth, self.every):
@@ -67,3 +64,12 @@ class Share(WeightPass):
         if hasattr(own.config, "use_cache"):
             own.config.use_cache = False  # a layer that is asked twice has one place in it
         return Done(model, plan, lines)
+
+    def targets(self, model: nn.Module) -> tuple[str, int]:
+        """The stack of layers and how many they are."""
+        from kdc.models.layers import layer_stack
+
+        name, depth = layer_stack(model, "compress.share")
+        if depth < 2:
+            raise KdcError("compress.share: the model has one layer", "leave the pass out")
+        return name, depth

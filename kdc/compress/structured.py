@@ -46,20 +46,25 @@ class PruneUnits(Gradual):
         return 0 if self.score in ("l1", "l2") and self.tune == "none" else self.calibration_rows
 
     def apply(self, model: nn.Module, plan: PrecisionPlan, rows: Calibration | None = None) -> Done:
-        from kdc.models.anatomy import layers
         from kdc.models.shapes import refresh
 
-        every = {layer.name: self.units(layer) for layer in layers(model, f"compress.{self.name}")}
-        names, _ = chosen(self.name, every, self.include, self.exclude)
-        all_units = [every[name] for name in names]
+        all_units, every = self.targets(model)
         kept = choose(scores(model, all_units, self.score, rows), self.ratio, uniform=self.uniform, align=self.align)
         tune(model, all_units, kept, rows, self.tune)
         for units, numbers in zip(all_units, kept, strict=True):
             cut(model, units, numbers)
         refresh(model)
-        self.note_config(model, {len(numbers) for numbers in kept} if len(names) == len(every) else set())
+        self.note_config(model, {len(numbers) for numbers in kept} if every else set())
         sizes = {units.name: (units.count, len(numbers)) for units, numbers in zip(all_units, kept, strict=True)}
         return Done(model, plan, described(sizes, self.noun))
+
+    def targets(self, model: nn.Module) -> tuple[list[Units], bool]:
+        """Units of the chosen layers, and whether these are all."""
+        from kdc.models.anatomy import layers
+
+        every = {layer.name: self.units(layer) for layer in layers(model, f"compress.{self.name}")}
+        names, _ = chosen(self.name, every, self.include, self.exclude)
+        return [every[name] for name in names], len(names) == len(every)
 
     @abstractmethod
     def units(self, layer: Layer) -> Units:

@@ -83,9 +83,7 @@ class Svd(WeightPass):
     def apply(self, model: nn.Module, plan: PrecisionPlan, rows: Calibration | None = None) -> Done:
         from kdc.models.shapes import factorize
 
-        matrices = dict(_eligible(model, embeddings=self.embeddings))
-        names, _ = chosen(self.name, matrices, self.include, self.exclude)
-        factors = self._decompose(model, {name: matrices[name] for name in names}, rows)
+        factors = self._decompose(model, self.targets(model), rows)
         lines, whole = [], 0
         for name, rank in self._ranks(factors).items():
             own = factors[name]
@@ -100,6 +98,11 @@ class Svd(WeightPass):
         if whole == len(factors):
             raise KdcError("compress.svd: no rank pays, so every linear is as it was", "lower energy, or raise ratio")
         return Done(model, plan, lines)
+
+    def targets(self, model: nn.Module) -> dict[str, Tensor]:
+        matrices = dict(_eligible(model, embeddings=self.embeddings))
+        names, _ = chosen(self.name, matrices, self.include, self.exclude)
+        return {name: matrices[name] for name in names}
 
     def _decompose(
         self, model: nn.Module, matrices: Mapping[str, Tensor], rows: Calibration | None

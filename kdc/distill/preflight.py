@@ -87,16 +87,21 @@ class Preflight:
         reading = f"{student} reads {_listed(wanted)} of {' and '.join(teachers)}"
         return Pairing((ours, theirs[0]), wanted, row_bytes, reading)
 
-    def _outline(self, name: str, signals: set[str]) -> Outline:
+    def skeleton(self, name: str) -> Any:
+        """The model without weights."""
         import torch
 
-        from kdc.models.checkpoint import positions
         from kdc.models.settings import draw_model
+
+        with torch.device("meta"):
+            return draw_model(self._settings[name], self.needs.task, name).eval()
+
+    def _outline(self, name: str, signals: set[str]) -> Outline:
+        from kdc.models.checkpoint import positions
         from kdc.models.taps import outline
         from kdc.quiet import quiet
 
-        with torch.device("meta"):
-            model = draw_model(self._settings[name], self.needs.task, name)
+        model = self.skeleton(name)
         tokenizer = self._tokenizers[name]
         with quiet():
             seen = outline(model, signals, name=f"the {name}", vocabulary=tokenizer.vocabulary if tokenizer else None)

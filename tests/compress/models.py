@@ -11,6 +11,7 @@ from kdc.models.build import Built
 from tests import tiny
 
 ROWS = tiny.sentences(24)
+PICTURES = tiny.pictures(12, side=16)
 SIZES = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48, "num_hidden_layers": 3}
 GPT2 = {"n_embd": 32, "n_head": 4, "n_inner": 48, "n_layer": 3, "n_positions": 32}
 
@@ -37,6 +38,28 @@ def texts(name: str) -> Built:
     model = tiny.lively(hf.AutoModelForSequenceClassification.from_config(config).eval(), scale=0.2)
     inputs = ("input_ids", "attention_mask") if name in ("distilbert", "gpt2", "roberta") else encoder.inputs
     return Built(model, encoder.for_model(inputs, max_length=32), new_head=False)
+
+
+def pictures(name: str, layer_type: str = "basic") -> Built:
+    """A classifier of pictures: resnet (two residual stages, with and without a convolution in the shortcut) or vit."""
+    import transformers as hf
+
+    encoder = tiny.built_net(PICTURES, "cnn").encoder
+    sizes: dict[str, Any] = {"num_channels": 1, "image_size": 16, "id2label": dict(enumerate("abc"))}
+    torch.manual_seed(0)
+    if name == "vit":
+        config = hf.ViTConfig(patch_size=4, **SIZES, **sizes)
+        model = tiny.lively(hf.ViTForImageClassification(config).eval(), scale=0.2)
+        return Built(model, encoder, new_head=False)
+    config = hf.ResNetConfig(
+        embedding_size=8, hidden_sizes=[8, 16], depths=[2, 2], layer_type=layer_type, num_labels=3, **sizes
+    )
+    model = hf.ResNetForImageClassification(config)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(std=0.1)
+            module.running_var.uniform_(0.5, 2)
+    return Built(model.eval(), encoder, new_head=False)
 
 
 def calibration(built: Built, rows: int = 24) -> Calibration:

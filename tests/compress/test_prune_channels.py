@@ -22,7 +22,7 @@ from tests import tiny
 from tests.compress import models
 
 pytest.importorskip("torch_pruning")
-ROWS = tiny.pictures(12, side=16)
+ROWS = models.PICTURES
 
 
 def cnn() -> Built:
@@ -30,20 +30,7 @@ def cnn() -> Built:
 
 
 def resnet(layer_type: str = "basic") -> Built:
-    """Two residual stages, with and without a convolution in the shortcut."""
-    from transformers import ResNetConfig, ResNetForImageClassification
-
-    config = ResNetConfig(
-        num_channels=1, embedding_size=8, hidden_sizes=[8, 16], depths=[2, 2], layer_type=layer_type, num_labels=3,
-        id2label=dict(enumerate("abc")), image_size=16,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    model = ResNetForImageClassification(config)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.normal_(std=0.1)
-            module.running_var.uniform_(0.5, 2)
-    return Built(model.eval(), cnn().encoder, new_head=False)
+    return models.pictures("resnet", layer_type)
 
 
 def batch(built: Built) -> torch.Tensor:
