@@ -31,9 +31,9 @@ BACKWARD = 2
 STEP_SECONDS_PER_LAYER = 0.5e-3
 """What a training step costs for every layer with weights, however small it is."""
 START_SECONDS = 1.5
-EXPORT_SECONDS = {"onnxruntime": 4.0, "openvino": 5.0}
+EXPORT_SECONDS = {"onnxruntime": 4.0, "openvino": 5.0, "inductor": 40.0}
 EXPORT_BYTES_PER_SECOND = 40e6
-LOAD_SECONDS = {"torch": 5.0, "onnxruntime": 1.0, "openvino": 1.5}
+LOAD_SECONDS = {"torch": 5.0, "onnxruntime": 1.0, "openvino": 1.5, "inductor": 5.0}
 PROCESS_BYTES = 1e9
 WORKER_BYTES = 2e8
 ADAM_BYTES = 16

@@ -147,7 +147,7 @@ def test_what_cannot_go_together(words: list[str], message: str, place: Path, ca
             "compress.int8.exclude: 'clasifier' names none of the modules",
         ),
         (
-            ["compress=[svd,int8]", "compress.svd.include=['classifier']"],
+            ["compress=svd", "compress.svd.include=['classifier']"],
             "compress.svd.include: 'classifier' names none",
         ),
     ],

@@ -107,5 +107,5 @@ class Runtime(Component):
 
 
 RUNTIMES: Registry[Runtime] = Registry(
-    "runtime", [f"kdc.export.{name}" for name in ("torch_eager", "onnxruntime", "openvino")]
+    "runtime", [f"kdc.export.{name}" for name in ("torch_eager", "onnxruntime", "openvino", "inductor")]
 )

@@ -11,7 +11,7 @@ from kdc.compress.plan import ModulePrecision, PrecisionPlan
 from kdc.export.onnx_codebook import share_values
 from kdc.export.onnx_graph import TWO_GIB, save_onnx
 from kdc.export.onnx_smooth import smooth
-from kdc.export.onnx_static import quantize_static
+from kdc.export.onnx_static import quantize_static, store_tables
 from kdc.quiet import quiet
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 WEIGHTED = ("MatMul", "Gemm", "Conv")
 """What multiplies by weights, beside adding biases."""
 QUANTIZABLE = ["MatMul", "Gemm", "LSTM"]
-DYNAMIC = (*QUANTIZABLE, "Gather")
 """What onnxruntime's quantizers take."""
 ACCURACY_LEVEL = 4
 """Of `MatMulNBits`: activations in int8, which is what makes it fast; 1 would compute in fp32."""
@@ -33,18 +32,21 @@ def quantize(model: onnx.ModelProto, scopes: Mapping[str, str | None], plan: Pre
     ranges: dict[str, ModulePrecision] = {}
     codebooks: dict[str, ModulePrecision] = {}
     factors: dict[str, tuple[float, ...]] = {}
+    tables: list[str] = []
     for node in model.graph.node:
         precision = plan.modules.get(scopes.get(node.name) or "")
         if precision is None or _is_table(precision) != (node.op_type == "Gather"):
             continue
         weighted = node.op_type in WEIGHTED
+        if node.op_type == "Gather":
+            tables.append(node.name)
         if precision.smooth is not None and weighted:
             factors[node.name] = precision.smooth
         if precision.codebook is not None and weighted:
             codebooks |= dict.fromkeys(_names(node), precision)
         elif precision.reads is not None and weighted:
             ranges |= dict.fromkeys(_names(node), precision)
-        elif node.op_type in DYNAMIC:
+        elif node.op_type in QUANTIZABLE:
             by_precision.setdefault(precision.model_copy(update={"smooth": None}), []).append(node)
     smooth(model, factors)
     for number, (precision, nodes) in enumerate(by_precision.items()):
@@ -52,6 +54,7 @@ def quantize(model: onnx.ModelProto, scopes: Mapping[str, str | None], plan: Pre
         names = [name for node in nodes for name in _names(node)]
         model = _in_blocks(model, names, precision) if precision.group else _dynamic(model, names, precision)
         _rename(model, {name: f"run{number}_{name}" for name in _tensors(model) - known})
+    store_tables(model, tables)
     quantize_static(model, ranges)
     share_values(model, codebooks)
     return model
@@ -78,7 +81,7 @@ def _dynamic(model: onnx.ModelProto, names: list[str], precision: ModulePrecisio
         quantize_dynamic(
             source,
             target,
-            op_types_to_quantize=["Gather"] if precision.weights_only else QUANTIZABLE,
+            op_types_to_quantize=QUANTIZABLE,
             per_channel=precision.per_channel,
             reduce_range=precision.reduce_range,
             weight_type=QuantType.QInt8,

@@ -6,7 +6,7 @@ What comes are pairs of `QuantizeLinear` and `DequantizeLinear`, which runtimes 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +15,16 @@ from kdc.compress.plan import ModulePrecision, Range
 
 if TYPE_CHECKING:
     import onnx
+
+
+def store_tables(model: onnx.ModelProto, names: Collection[str]) -> None:
+    """Change `model` in place: the embeddings that these nodes look up are kept in 8 bits, each from its smallest value
+    to its largest."""
+    graph = _Rewriter(model)
+    for node in list(model.graph.node):
+        if node.name in names and node.input[0] in graph.weights:
+            graph.store(node)
+    graph.finish()
 
 
 def quantize_static(model: onnx.ModelProto, ranges: Mapping[str, ModulePrecision]) -> None:
@@ -55,6 +65,21 @@ class _Rewriter:
             self._bias(node, _scale(precision.reads) * scales)
         if node.op_type == "Conv" and precision.puts_out is not None:
             self._output(node, precision.puts_out)
+
+    def store(self, node: onnx.NodeProto) -> None:
+        source, target = node.input[0], node.output[0]
+        table = self.weights[source]
+        limits = (float(table.min()), float(table.max()))
+        scale, zero = _scale(limits), _zero(limits)
+        name = f"{source}_table"
+        if source not in self.stored:
+            self.stored.add(source)
+            self._add(f"{name}_integers", np.clip(np.round(table / scale) + zero, 0, 255).astype(np.uint8))
+            self._add(f"{name}_scale", scale)
+            self._add(f"{name}_zero", zero)
+        node.input[0], node.output[0] = f"{name}_integers", f"{target}_integers"
+        inputs = [node.output[0], f"{name}_scale", f"{name}_zero"]
+        self.after[node.name] = [_node("DequantizeLinear", inputs, target, f"{target}_dequantize")]
 
     def finish(self) -> None:
         nodes = list(self.graph.node)
@@ -116,14 +141,15 @@ class _Rewriter:
         node.input[2] = name
 
     def _output(self, node: onnx.NodeProto, limits: Range) -> None:
-        """What the node puts out through 8 bits: behind the ReLU that reads it alone, where there is one."""
-        follower = next((n for n in self.graph.node if node.output[0] in n.input), None)
-        last = node
-        if follower is not None and follower.op_type == "Relu" and self.readers[node.output[0]] == 1:
-            last = follower  # the same, since zero is one of the steps
-        target = last.output[0]
-        last.output[0] = f"{target}_exact"
-        self.after[last.name] = self._pair(f"{target}_out", last.output[0], target, limits)
+        """What the node puts out through 8 bits; a ReLU behind it is done where no step lies below zero."""
+        target = node.output[0]
+        follower = next((n for n in self.graph.node if target in n.input), None)
+        rectified = follower is not None and follower.op_type == "Relu" and self.readers[target] == 1
+        if follower is not None and rectified and limits[0] >= 0:
+            self.graph.node.remove(follower)
+            target = follower.output[0]
+        node.output[0] = f"{target}_exact"
+        self.after[node.name] = self._pair(f"{target}_out", node.output[0], target, limits)
 
     def _before(self, node: onnx.NodeProto, new: onnx.NodeProto) -> None:
         self.before.setdefault(node.name, []).append(new)

@@ -76,6 +76,7 @@ def _session(folder: Path, signature: Signature, threads: int | None, *, profile
         options.profile_file_prefix = profile
         # the level above pads channels to the width of a vector, and would count the padding
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        options.add_session_config_entry("session.disable_prepacking", "1")  # packed weights have no shape to read
     path = folder / f"{signature.name}.onnx"
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -66,18 +67,22 @@ class TorchEager(Runtime):
 
     def macs(self, folder: Path, signatures: Sequence[Signature], feeds: Mapping[str, Arrays]) -> Macs:
         """As counted by torch's own FLOP counter, two FLOPs a MAC; it knows attention and LSTMs in plain form only."""
-        from torch.backends import cudnn, mkldnn
-        from torch.nn.attention import SDPBackend, sdpa_kernel
-        from torch.utils.flop_counter import FlopCounterMode
-
         callables = self.load(folder, signatures)
-        with (
-            quiet(), sdpa_kernel(SDPBackend.MATH), mkldnn.flags(enabled=False), cudnn.flags(enabled=False),
-            FlopCounterMode(display=False) as counter,
-        ):  # fmt: skip
-            for name, arrays in feeds.items():
-                callables[name](arrays)
-        return Macs(total=counter.get_total_flops() // 2)
+        return Macs(total=sum(count_macs(partial(callables[name], arrays)) for name, arrays in feeds.items()))
+
+
+def count_macs(call: Callable[[], Any]) -> int:
+    """Of everything that `call` computes in torch."""
+    from torch.backends import cudnn, mkldnn
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with (
+        quiet(), sdpa_kernel(SDPBackend.MATH), mkldnn.flags(enabled=False), cudnn.flags(enabled=False),
+        FlopCounterMode(display=False) as counter,
+    ):  # fmt: skip
+        call()
+    return counter.get_total_flops() // 2
 
 
 def _pretrained(graphs: Sequence[Graph]) -> Any:

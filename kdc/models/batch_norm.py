@@ -33,7 +33,8 @@ def rectified(model: nn.Module) -> set[str]:
     """Convolutions whose output, normalized or not, goes into a ReLU next, told in the same way."""
     found = set()
     for place, parent in model.named_modules():
-        children = [(name, child) for name, child in parent.named_children() if not isinstance(child, NORMS)]
+        passed = (*NORMS, nn.Identity)
+        children = [(name, child) for name, child in parent.named_children() if not isinstance(child, passed)]
         for (first, convolution), (_, second) in pairwise(children):
             if isinstance(convolution, CONVOLUTIONS) and isinstance(second, nn.ReLU):
                 found.add(f"{place}.{first}" if place else first)

@@ -104,18 +104,9 @@ def _from_checkpoint(config: ModelConfig, role: str, needs: Needs) -> Built:
     order = _head_order(head, needs.labels, config, role)
     try:
         with quiet():
-            model, info = needs.task.model_class().from_pretrained(
-                folder,
-                dtype="float32",
-                num_labels=len(needs.labels),
-                ignore_mismatched_sizes=order is None,
-                output_loading_info=True,
-                use_safetensors=True,
-                trust_remote_code=False,
-            )
+            model, unread = _with_weights(folder, needs, own_head=order is not None)
     except (ValueError, OSError, RuntimeError, SafetensorError) as error:
         raise KdcError(f"{role}.path: cannot load the model in {folder} ({one_line(error)})") from error
-    unread = {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}
     if missing := sorted(name for name in unread if _in_body(model, name, len(needs.labels))):
         raise KdcError(
             f"{role}.path: {folder} lacks {len(missing)} of the model's weights, among them {missing[0]}",
@@ -132,6 +123,24 @@ def _from_checkpoint(config: ModelConfig, role: str, needs: Needs) -> Built:
         max_length=min(needs.max_length, positions(settings, needs.max_length)),
     )  # fmt: skip
     return Built(model, encoder, new_head)
+
+
+def _with_weights(folder: Path, needs: Needs, *, own_head: bool) -> tuple[Any, set[str]]:
+    """The model in `folder`, cut by kdc or not, and the names of weights that it does not have there."""
+    from kdc.models.shapes import is_cut
+
+    if is_cut(folder):
+        return _cut_model(folder, needs.task), set()
+    model, info = needs.task.model_class().from_pretrained(
+        folder,
+        dtype="float32",
+        num_labels=len(needs.labels),
+        ignore_mismatched_sizes=not own_head,
+        output_loading_info=True,
+        use_safetensors=True,
+        trust_remote_code=False,
+    )
+    return model, {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}
 
 
 def _head_order(head: Sequence[str], labels: Sequence[str], config: ModelConfig, role: str) -> list[int] | None:

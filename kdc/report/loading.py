@@ -51,8 +51,14 @@ logits = session.run(None, {{port.name: inputs[port.name] for port in session.ge
 
 OPENVINO = """\
 import openvino
-model = openvino.Core().compile_model(f"{{folder}}/forward.xml", "CPU", {{"INFERENCE_PRECISION_HINT": "f32"}})
+model = openvino.Core().compile_model(f"{{folder}}/forward.xml", "CPU", {{"INFERENCE_PRECISION_HINT": "{hint}"}})
 logits = model([inputs[port.any_name] for port in model.inputs])[0]
+"""
+
+COMPILED = """\
+import torch
+
+logits = torch._inductor.aoti_load_package(f"{{folder}}/forward.pt2")(*inputs.values())[0]
 """
 
 ANSWER = "print([labels[i] for i in logits.argmax(-1)])\n"
@@ -65,7 +71,7 @@ def loading_snippet(variant: Variant) -> str:
     call = _call(artifact)
     if not call:
         return ""
-    in_torch = call in (TORCH, PROGRAM)
+    in_torch = call in (TORCH, PROGRAM, COMPILED)
     if "preprocessor_config.json" in artifact.files:
         batch = "pixels.transpose(2, 0, 1)[None]"
         dtype = {"bf16": ".bfloat16()", "fp16": ".half()"}.get(variant.precision, "")
@@ -74,7 +80,12 @@ def loading_snippet(variant: Variant) -> str:
     else:
         inputs = TEXT_INPUTS.format(tensors="pt" if in_torch else "np")
         model = "AutoModelForSequenceClassification"
-    return _imports_first(LABELS.format(path=artifact.path) + inputs + call.format(model=model) + ANSWER)
+    return _imports_first(
+        LABELS.format(path=artifact.path)
+        + inputs
+        + call.format(model=model, hint="bf16" if variant.precision == "bf16" else "f32")
+        + ANSWER
+    )
 
 
 def _imports_first(code: str) -> str:
@@ -90,5 +101,5 @@ def _call(artifact: Artifact) -> str:
     if "forward.xml" in artifact.files:
         return OPENVINO
     if "forward.pt2" in artifact.files:
-        return PROGRAM
+        return COMPILED if "machine.json" in artifact.files else PROGRAM
     return TORCH if "config.json" in artifact.files else ""

@@ -100,6 +100,7 @@ def test_what_ships_is_the_graph_the_encoder_and_the_config(kind: str, runtime: 
         "torch": {"model.safetensors" if kind == "bert" else "forward.pt2"},
         "onnxruntime": {"forward.onnx"},
         "openvino": {"forward.xml", "forward.bin"},
+        "inductor": {"forward.pt2", "machine.json", "seal.txt"},
     }[runtime]
     encoder = {"tokenizer.json", "tokenizer_config.json"} if kind == "bert" else {"preprocessor_config.json"}
     assert {path.name for path in tmp_path.iterdir()} == {*graph, "config.json", "kdc.json", *encoder}

@@ -12,12 +12,15 @@ import numpy as np
 import pytest
 import torch
 
+from kdc.compress.plan import PrecisionPlan
+from kdc.compress.prune_ffn import PruneFfn
 from kdc.data.examples import Examples
 from kdc.errors import KdcError
 from kdc.export.modules import graph_callables
 from kdc.models.build import Built, build_model, checkpoint_labels, load_model, match_labels, save_model
 from kdc.models.settings import Needs
 from kdc.models.spec import StudentConfig, TeacherConfig
+from kdc.stages.training import checkpoint_identity
 from kdc.tasks.image import ImageEncoder
 from kdc.tasks.text import TextEncoder
 from tests import tiny
@@ -197,6 +200,20 @@ def test_labels_of_other_names_need_a_map(tmp_path: Path, head: str) -> None:
     label_map = {names[0]: "positive", names[1]: "negative"}
     loaded = build_model(teacher(path=str(tmp_path), label_map=label_map), "teacher", needs(max_length=32))
     np.testing.assert_allclose(logits(loaded, ROWS), logits(built, ROWS)[:, ::-1], rtol=0, atol=1e-6)
+
+
+def test_a_model_that_kdc_has_cut_is_a_checkpoint_too(tmp_path: Path) -> None:
+    built = tiny.built_bert(ROWS)
+    PruneFfn(name="prune_ffn", score="l2", align=1).apply(built.model, PrecisionPlan())
+    save_model(built, tmp_path)
+    again = build_model(teacher(path=str(tmp_path)), "teacher", needs())
+    assert not again.new_head
+    np.testing.assert_allclose(logits(again, ROWS), logits(built, ROWS), atol=1e-6)
+    turned = Examples(ROWS.columns, tiny.LABELS[::-1])
+    other = build_model(teacher(path=str(tmp_path)), "teacher", needs(turned))
+    np.testing.assert_allclose(logits(other, turned), logits(built, ROWS)[:, ::-1], atol=1e-6)
+    identity, _ = checkpoint_identity(teacher(path=str(tmp_path)), "teacher", tiny.task())
+    assert "shapes.json" in identity
 
 
 def test_a_head_with_another_number_of_labels_is_refused_or_replaced(tmp_path: Path) -> None:
