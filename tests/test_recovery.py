@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from kdc import machine
 from kdc.record import RunRecord
 from tests import runs
 
@@ -185,3 +186,24 @@ def test_soups_are_made_of_checkpoints_by_their_content(train: Path, cache: Path
     )
     again = runs.run(runs.config(train, cache, *TORCH, *words), tmp_path / "again")
     assert made(again)[-1] == "compress merge *", "another content at the same place"
+
+
+def test_a_cpu_without_a_dot_product_gets_seven_bits_and_the_report_says_why(
+    train: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KDC_CPU_FLAGS", "avx2")
+    machine.cpu.cache_clear()
+    try:
+        words = ("compress=int8", "runtime=onnxruntime")
+        record = runs.run(runs.config(train, cache, *TORCH[1:], *words), tmp_path / "run")
+    finally:
+        monkeypatch.undo()
+        machine.cpu.cache_clear()
+    why = "weights in 7 bits (reduce_range): this CPU has no int8 dot product"
+    assert record.environment.cpu.flags == ["avx2"]
+    assert next(stage for stage in record.stages if stage.name == "compress int8").notes[0].startswith(why)
+    assert why in (tmp_path / "run" / "report.md").read_text()
+    assert why in (tmp_path / "run" / "report.html").read_text()
+    folders = (cache / "stages" / "compress").rglob("plan.json")
+    plans = [json.loads(file.read_text())["modules"].values() for file in folders]
+    assert any(plan and all(module["reduce_range"] or module["weights_only"] for module in plan) for plan in plans)

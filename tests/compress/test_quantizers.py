@@ -88,7 +88,7 @@ def test_a_simulation_computes_what_the_file_does(
     theirs = outputs_of_file(tmp_path, built, rows.rows, plan, "onnxruntime")
     lost = np.abs(theirs - exact).mean()
     assert lost > 1e-4 * exact.std()
-    assert np.abs(theirs - ours).mean() < 0.02 * lost, "rounding that falls the other way now and then is all"
+    assert np.abs(theirs - ours).mean() < 0.05 * lost, "rounding that falls the other way now and then is all"
 
 
 @pytest.mark.slow

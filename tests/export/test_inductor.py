@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +46,23 @@ def built() -> Built:
 
 
 @pytest.fixture(scope="module")
-def compiled(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+def key(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tmp_path_factory.mktemp("key"))
+
+
+@pytest.fixture(autouse=True)
+def _one_user(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KDC_CACHE", key)
+
+
+@pytest.fixture(scope="module")
+def compiled(built: Built, key: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Artifact]:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("KDC_CACHE", key)
+        yield compile_(built, tmp_path_factory)
+
+
+def compile_(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     folder = tmp_path_factory.mktemp("compiled")
     seen = export_verified(built, PrecisionPlan(), Inductor(), tiny.task(), ROWS, folder)
     assert seen["fidelity"]["agreement"] == 1.0
@@ -74,12 +91,12 @@ def test_it_answers_without_kdc(compiled: Artifact, built: Built) -> None:
 def test_packages_of_others_are_not_loaded(compiled: Artifact, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     package = compiled.folder / "forward.pt2"
     whole = package.read_bytes()
-    monkeypatch.setenv("KDC_CACHE", str(tmp_path))  # another user's key
-    with pytest.raises(KdcError, match="native code that was not compiled here, or was changed since; compile it here"):
+    with monkeypatch.context() as patched:
+        patched.setenv("KDC_CACHE", str(tmp_path))  # another user's key
+        with pytest.raises(KdcError, match="native code that was not compiled here, or was changed since; compile it"):
+            compiled.session()
+        patched.setenv(trust.ANYWAY, "1")
         compiled.session()
-    monkeypatch.setenv(trust.ANYWAY, "1")
-    compiled.session()
-    monkeypatch.undo()
     try:
         package.write_bytes(whole + b"x")
         with pytest.raises(KdcError):
@@ -94,10 +111,10 @@ def test_another_processor_or_torch_is_refused(compiled: Artifact, monkeypatch: 
     made = json.loads((compiled.folder / "machine.json").read_text())
     assert made["flags"] == here.flags
     if here.flags:
-        monkeypatch.setattr(machine, "cpu", lambda: here.model_copy(update={"flags": here.flags[1:]}))
-        with pytest.raises(KdcError, match=f"another machine than this, which has no {here.flags[0]}"):
-            compiled.session()
-    monkeypatch.undo()
+        with monkeypatch.context() as patched:
+            patched.setattr(machine, "cpu", lambda: here.model_copy(update={"flags": here.flags[1:]}))
+            with pytest.raises(KdcError, match=f"another machine than this, which has no {here.flags[0]}"):
+                compiled.session()
     monkeypatch.setattr(torch, "__version__", "1.0")
     with pytest.raises(KdcError, match=r"which has torch 1\.0"):
         compiled.session()
