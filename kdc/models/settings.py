@@ -42,7 +42,8 @@ def model_settings(config: ModelConfig, needs: Needs, teacher: Any | None) -> An
     role = "teacher" if isinstance(config, TeacherConfig) else "student"
     if config.path is not None:
         folder, _ = model_folder(config.path, config.revision, f"{role}.path")
-        return AutoConfig.from_pretrained(folder, num_labels=len(needs.labels))
+        with quiet():  # labels of another number are for `build_model` to match or refuse
+            return AutoConfig.from_pretrained(folder, num_labels=len(needs.labels))
     if config.architecture is not None:
         sizes = {"num_labels": len(needs.labels), **_sizes(config, needs, teacher)}
         return architecture_settings(config.architecture, role, sizes)
