@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdc import stages
@@ -226,7 +227,9 @@ class Arrangement:
         self.data = stages.read_transfer(self.enter("transfer set", transfer), self.data)
 
     def _check(self) -> None:
-        """Every student against its teachers; raises KdcError before anything is trained."""
+        """Every student against its teachers, every pass against the last model; raises KdcError before training."""
+        from kdc.models.shapes import is_cut
+
         config = self.config
         if config.student is not None and not self.terms:
             raise KdcError(
@@ -245,9 +248,10 @@ class Arrangement:
             for pair in ((STUDENT, name), (name, STUDENT)):
                 preflight.pair(pair[0], pair[1:], self.terms)
         refuse(list(logits_alone(self.terms, "peers")) if config.distill.peers else [])
-        skeleton: Any = (
-            preflight.skeleton(STUDENT if config.student is not None else TEACHER) if config.compress else None
-        )
+        last = config.student or config.teacher
+        if not config.compress or (last.path and is_cut(Path(last.path).expanduser())):
+            return  # the config of a cut model does not tell what it has
+        skeleton: Any = preflight.skeleton(STUDENT if config.student is not None else TEACHER)
         for step in config.compress.values():
             step.targets(skeleton)
             if step.splits_linears:

@@ -183,9 +183,11 @@ def _loss(config: RunConfig) -> Iterator[str]:
 
 
 def _passes(config: RunConfig) -> Iterator[str]:
+    from kdc.compress.quantizer import Quantizer
     from kdc.tasks.base import TASKS
 
     planned = split = None
+    quantized = False
     reads = TASKS[config.dataset.task].modality if config.dataset.task in TASKS else None
     for key, step in config.compress.items():
         if None not in (step.modality, reads) and step.modality != reads:
@@ -200,7 +202,8 @@ def _passes(config: RunConfig) -> Iterator[str]:
         split = key if step.splits_linears else split
         if step.changes_weights and planned is not None:
             yield f"compress: {key} changes weights, which {planned} before it has quantized; put {key} first"
-        if step.edits_plan and planned is None:
+        quantized |= isinstance(step, Quantizer)
+        if step.edits_plan and not quantized:
             yield f"compress: {key} changes what a quantizer planned; put one before it, e.g. compress='[int8,{key}]'"
         planned = key if step.precision is not None else planned
         if step.recovery is None:

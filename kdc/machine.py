@@ -17,6 +17,7 @@ from typing import Any
 
 import psutil
 
+from kdc.errors import KdcError, did_you_mean
 from kdc.record import Cpu, Environment
 
 INT8_DOT = ("avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
@@ -54,19 +55,20 @@ def unshared_environment() -> dict[str, str]:
 
 @cache
 def cpu() -> Cpu:
-    """Model name, physical cores that this process may use, and those of `FLAGS` that the processor has.
-
-    `KDC_CPU_FLAGS` (flags separated by commas) stands in for the flags: to compress for another processor than this.
-    """
+    """Model name, physical cores that this process may use, and those of `FLAGS` that the processor has."""
     model, flags = _from_sysctl(_sysctl()) if sys.platform == "darwin" else _from_cpuinfo(_read(Path("/proc/cpuinfo")))
-    if (told := os.environ.get(TARGET)) is not None:
-        flags = [flag for flag in FLAGS if flag in told.split(",")]
     return Cpu(model=model or platform.processor() or platform.machine(), cores=physical_cores(), flags=flags)
 
 
 def has_int8_dot() -> bool:
-    """Whether int8 matrix multiplies are fast and cannot saturate on this processor."""
-    return any(flag in INT8_DOT for flag in cpu().flags)
+    """Whether int8 matrix multiplies are fast and cannot saturate on the processor that is compressed for: this one,
+    or one with the flags that `KDC_CPU_FLAGS` names (separated by commas)."""
+    flags = cpu().flags
+    if (told := os.environ.get(TARGET)) is not None:
+        flags = [flag.strip() for flag in told.split(",") if flag.strip()]
+        if unknown := [flag for flag in flags if flag not in FLAGS]:
+            raise KdcError(f"{TARGET}: '{unknown[0]}' is no flag that matters here", did_you_mean(unknown[0], FLAGS))
+    return any(flag in INT8_DOT for flag in flags)
 
 
 def has_bf16() -> bool:

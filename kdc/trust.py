@@ -24,12 +24,14 @@ def check_seal(folder: Path, files: Sequence[str]) -> None:
     """KdcError unless `seal` has signed just these files here; with KDC_TRUST=1 whatever they are."""
     if os.environ.get(ANYWAY) == "1":
         return
-    place = folder / SEAL
-    said = place.read_text(encoding="utf-8").strip() if place.is_file() else ""
-    if not hmac.compare_digest(said, _signature(folder, files, _key())):
+    try:
+        sealed = hmac.compare_digest((folder / SEAL).read_bytes().strip(), _signature(folder, files, _key()).encode())
+    except FileNotFoundError:
+        sealed = False
+    if not sealed:
         raise KdcError(
             f"{folder} holds native code that was not compiled here, or was changed since",
-            f"compile it here, or set {ANYWAY}=1 if you trust whoever made it",
+            f"compile it here with another cache_dir, or set {ANYWAY}=1 if you trust whoever made it",
         )
 
 
@@ -44,15 +46,12 @@ def _signature(folder: Path, files: Sequence[str], key: bytes) -> str:
 def _key() -> bytes:
     """This user's, drawn when it is first asked for."""
     place = default_root() / KEY
-    if not place.exists():
+    try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        drawn = place.with_name(f"{KEY}.{os.getpid()}")
-        drawn.touch(mode=0o600)
-        drawn.write_bytes(secrets.token_bytes(32))
-        try:
-            os.link(drawn, place)  # whoever is first; a second process reads what the first has drawn
-        except FileExistsError:
-            pass
-        finally:
-            drawn.unlink()
+        with os.fdopen(os.open(place, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
+            file.write(secrets.token_bytes(32))
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise KdcError(f"cannot keep the key that seals native code in {place} ({error})", "set KDC_CACHE") from error
     return place.read_bytes()

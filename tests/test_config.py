@@ -256,6 +256,10 @@ def test_what_is_refused(overrides: Sequence[str], message: str) -> None:
             "compress: accuracy_control changes what a quantizer planned; put one before it",
         ),
         (
+            ["compress=[bf16,mixed_precision]", "runtime=torch"],
+            "compress: mixed_precision changes what a quantizer planned; put one before it",
+        ),
+        (
             ["compress=[mixed_precision,int8]"],
             "compress: mixed_precision changes what a quantizer planned; put one before it",
         ),

@@ -35,6 +35,7 @@ COMPANY = {
     ("compress", "accuracy_control"): ["compress=[int8,accuracy_control]"],
     ("runtime", "torch"): ["compress=none"],
     ("runtime", "openvino"): ["compress=none"],
+    ("runtime", "inductor"): ["compress=none"],
 }
 EVERY = [(group, choice) for group in GROUPS for choice in choices(group)]
 ORIGIN_SETTINGS = {"path": {"revision", "label_map"}, "layers": {"pick"}, "architecture": set()}

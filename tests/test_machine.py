@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from kdc import machine
+from kdc.errors import KdcError
 from kdc.record import Cpu
 
 X86 = """processor\t: 0
@@ -162,3 +163,14 @@ def test_cores_are_shared_unless_the_user_chose_and_never_while_timing(monkeypat
         monkeypatch.setattr(os, "environ", dict(chosen))
         machine.share_cores()
         assert machine.unshared_environment() == chosen
+
+
+def test_the_processor_to_compress_for_may_be_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = machine.cpu().flags
+    for told, has_dot in (("avx2", False), ("avx2, avx_vnni", True), ("", False)):
+        monkeypatch.setenv(machine.TARGET, told)
+        assert machine.has_int8_dot() is has_dot
+        assert machine.cpu().flags == here, "this one stays what it is"
+    monkeypatch.setenv(machine.TARGET, "avx_vni")
+    with pytest.raises(KdcError, match="KDC_CPU_FLAGS: 'avx_vni' is no flag that matters here; did you mean"):
+        machine.has_int8_dot()

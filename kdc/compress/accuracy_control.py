@@ -41,11 +41,12 @@ class AccuracyControl(Pass):
         assert rows is not None
         exact = rows.score(model)
         drop = self._drop(model, plan, exact, rows)
-        lines = [f"{rows.metric} in float {exact:.4f}, as planned {exact - drop:.4f} on validation"]
-        for name in sensitivities(model, plan, rows) if drop > self.max_drop else ():
-            plan = without(plan, name, f"accuracy_control: cost more than {self.max_drop:g} of {rows.metric}")
+        planned = self._scored(exact, drop, rows)
+        lines = [f"{rows.metric} in float {exact:.4f}, as planned {planned:.4f} on validation"]
+        for names in sensitivities(model, plan, rows) if drop > self.max_drop else ():
+            plan = plan.without(names, f"accuracy_control: cost more than {self.max_drop:g} of {rows.metric}")
             drop = self._drop(model, plan, exact, rows)
-            lines.append(f"{name}: back in float, {rows.metric} {exact - drop:.4f}")
+            lines.append(f"{names[0]}: back in float, {rows.metric} {self._scored(exact, drop, rows):.4f}")
             if drop <= self.max_drop:
                 break
         if plan.precision == plan.default:
@@ -56,15 +57,14 @@ class AccuracyControl(Pass):
             )
         return Done(model, plan, lines)
 
+    @staticmethod
+    def _scored(exact: float, drop: float, rows: Calibration) -> float:
+        return exact - drop if rows.higher_is_better else exact + drop
+
     def _drop(self, model: nn.Module, plan: PrecisionPlan, exact: float, rows: Calibration) -> float:
         from kdc.compress.simulate import simulated
+        from kdc.models.rewrites import rewritten
 
-        with simulated(model, plan):
+        with rewritten(model, plan.rewrites), simulated(model, plan):
             change = exact - rows.score(model)
         return change if rows.higher_is_better else -change
-
-
-def without(plan: PrecisionPlan, name: str, reason: str) -> PrecisionPlan:
-    """The plan with a module in float."""
-    modules = {other: precision for other, precision in plan.modules.items() if other != name}
-    return plan.model_copy(update={"modules": modules, "excluded": {**plan.excluded, name: reason}})

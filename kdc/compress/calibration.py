@@ -35,10 +35,9 @@ class Calibration:
     others: Sequence[Built] = ()
     """The pass's `checkpoints`."""
 
-    @property
-    def mean_length(self) -> float:
-        """Of the rows: tokens of a text; 1 for a picture."""
-        return float(np.mean([self.encoder.length(row) for row in self.encoder.encode(self.rows)]))
+    def positions(self, model: nn.Module, name: str) -> float:
+        """How many positions of a row the named module reads on average: tokens of a text, patches of a picture."""
+        return sum(len(batch[name]) for batch in self.inputs_of(model, [name])) / len(self.rows)
 
     @property
     def higher_is_better(self) -> bool:
@@ -86,27 +85,13 @@ class Calibration:
                 }
                 seen.clear()
 
-    def reading_alike(self, model: nn.Module, names: list[str]) -> list[list[str]]:
-        """The named modules, those together that read the very same tensor."""
+    def run_once(self, model: nn.Module) -> None:
+        """Let the model read a batch, for whoever watches it."""
         import torch
 
-        readers: dict[int, list[str]] = {}
-        alive: list[Tensor] = []  # so that no address is used twice
-
-        def note(name: str) -> Callable[..., None]:
-            def hook(module: Any, inputs: tuple[Tensor, ...]) -> None:
-                alive.append(inputs[0])
-                readers.setdefault(id(inputs[0]), []).append(name)
-
-            return hook
-
-        with ExitStack() as stack:
-            for name in names:
-                stack.callback(model.get_submodule(name).register_forward_pre_hook(note(name)).remove)
-            batch, _ = next(self._batches())
-            with torch.no_grad():
-                model.eval()(**batch)
-        return list(readers.values())
+        batch, _ = next(self._batches())
+        with torch.no_grad():
+            model.eval()(**batch)
 
     def seen_by(self, model: nn.Module, names: list[str]) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
         """What the named modules read and put out, batch by batch, `[values]` each; of texts at real tokens alone."""

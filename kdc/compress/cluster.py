@@ -37,7 +37,10 @@ class Cluster(Quantizer):
         found = {}
         for name in names:
             weight = model.get_parameter(f"{name}.weight").detach()
-            values = kmeans(weight.double().cpu().numpy().ravel(), 2**self.bits)
+            values = weight.double().cpu().numpy().ravel()
+            pruned = bool((values == 0).any())
+            values = kmeans(values[values != 0] if pruned else values, 2**self.bits - pruned)
+            values = np.unique(np.append(values, 0.0)) if pruned else values  # what is zero stays it
             codebook = tuple(float(value) for value in values.astype(np.float32))
             found[name] = ModulePrecision(dtype="codebook", weights_only=True, codebook=codebook)
         return found

@@ -26,8 +26,7 @@ class FirstToken(Pass):
 
     def apply(self, model: nn.Module, plan: PrecisionPlan, rows: Calibration | None = None) -> Done:
         self.targets(model)
-        planned = plan.model_copy(update={"rewrites": (*plan.rewrites, "first_token")})
-        return Done(model, planned, ["the last layer computes its first token alone"])
+        return Done(model, plan.rewritten("first_token"), ["the last layer computes its first token alone"])
 
     def targets(self, model: nn.Module) -> None:
         from kdc.models.first_token import LAST_LAYERS, first_token_only

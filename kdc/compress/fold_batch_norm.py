@@ -28,7 +28,7 @@ class FoldBatchNorm(Pass):
 
     def apply(self, model: nn.Module, plan: PrecisionPlan, rows: Calibration | None = None) -> Done:
         lines = [f"{convolution}: does the work of {norm}" for convolution, norm in self.targets(model).items()]
-        return Done(model, with_folding(plan), lines)
+        return Done(model, plan.rewritten("fold_batch_norm"), lines)
 
     def targets(self, model: nn.Module) -> dict[str, str]:
         from kdc.models.batch_norm import normalized
@@ -39,10 +39,3 @@ class FoldBatchNorm(Pass):
                 "compress.fold_batch_norm: no convolution of the model has a batch-norm behind it", "leave the pass out"
             )
         return pairs
-
-
-def with_folding(plan: PrecisionPlan) -> PrecisionPlan:
-    """This plan, batch-norms folded."""
-    if "fold_batch_norm" in plan.rewrites:
-        return plan
-    return plan.model_copy(update={"rewrites": (*plan.rewrites, "fold_batch_norm")})

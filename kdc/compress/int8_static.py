@@ -9,6 +9,7 @@ from pydantic import Field
 from kdc.compress.base import PASSES
 from kdc.compress.plan import ModulePrecision, Precision
 from kdc.compress.quantizer import EightBits
+from kdc.compress.wiring import rectified
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,11 +40,10 @@ class Int8Static(EightBits):
 
     def computing(self, model: nn.Module, names: list[str], rows: Calibration | None) -> dict[str, ModulePrecision]:
         from kdc.compress.ranges import measured
-        from kdc.models.batch_norm import rectified
 
         assert rows is not None
         found = measured(model, names, rows, method=self.method, percentile=self.percentile)
-        own, positive = self.linear(), rectified(model)
+        own, positive = self.linear(), rectified(model, names, rows)
         planned = {}
         for name, (reads, puts_out) in found.items():
             planned[name] = own.model_copy(update={"reads": reads})

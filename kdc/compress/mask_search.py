@@ -49,7 +49,7 @@ class MaskSearch(WeightPass):
         attention = [heads(layer.name, layer.attention) for layer in found]
         forward = [neurons(layer.name, layer.feed_forward) for layer in found]
         information = _information(model, [*attention, *forward], rows)
-        head_cost, neuron_cost = costs(model, attention[0], tokens=rows.mean_length)
+        head_cost, neuron_cost = costs(model, attention[0], tokens=rows.positions(model, attention[0].reader))
         kept = search(
             [np.diag(information[units.reader]) for units in attention],
             [np.diag(information[units.reader]) for units in forward],
@@ -132,16 +132,20 @@ def rearranged(information: np.ndarray, kept: np.ndarray) -> np.ndarray:
     """
     gone = np.ones(len(information), dtype=bool)
     gone[kept] = False
+    beside = information[:, gone].sum(axis=1)  # what each unit has in common with all that go
     changed = True
     while changed:
         changed = False
         for unit in np.flatnonzero(gone):
             gone[unit] = False
-            loss = information.diagonal() + 2 * information[:, gone].sum(axis=1)
+            beside -= information[:, unit]
+            loss = information.diagonal() + 2 * beside
             loss[gone] = np.inf
             other = int(loss.argmin())
             swap = loss[other] < loss[unit] - 1e-9 * abs(loss[unit])  # by more than rounding, or it never ends
-            gone[other if swap else unit] = True
+            goes = other if swap else unit
+            gone[goes] = True
+            beside += information[:, goes]
             changed |= bool(swap)
     return np.flatnonzero(~gone)
 

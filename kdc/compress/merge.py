@@ -28,7 +28,7 @@ class Merge(WeightPass):
     as one of them. They have to come from one pretrained model, or their mean is no model.
 
     `uniform` takes the mean of all, `weighted` by `weights` (the model's own first), `greedy` one after the other, the
-    best on validation first, each only if the metric there does not get worse by it (their algorithm 1).
+    best on validation first, each only if the metric there does not get worse by it (their recipe 1).
     """
 
     judges: ClassVar[bool] = True
@@ -60,6 +60,8 @@ class Merge(WeightPass):
         names = ["the model", *self.paths]
         states = [_copied(model), *(other.model.state_dict() for other in rows.others)]
         for path, other, state in zip(self.paths, rows.others, states[1:], strict=True):
+            if other.new_head:
+                raise KdcError(f"compress.merge.paths: {path} has no head for these labels", "fine-tune it first")
             if {k: t.shape for k, t in state.items()} != {k: t.shape for k, t in states[0].items()}:
                 raise KdcError(f"compress.merge.paths: {path} is of another architecture", "merge models of one kind")
             if not _read_alike(other.encoder, rows.encoder, rows.rows):
@@ -98,10 +100,11 @@ def _greedy(model: nn.Module, states: Sequence[State], names: Sequence[str], row
     alone = [score([number]) for number in range(len(states))]
     order = sorted(range(len(states)), key=lambda number: -alone[number])
     soup, best = [order[0]], alone[order[0]]
-    lines = [f"{names[order[0]]}: in, {rows.metric} {abs(best):.4f} on validation"]
+    sign = 1 if rows.higher_is_better else -1
+    lines = [f"{names[order[0]]}: in, {rows.metric} {sign * best:.4f} on validation"]
     for number in order[1:]:
         value = score([*soup, number])
-        lines.append(f"{names[number]}: {'in' if value >= best else 'left out'}, with it {abs(value):.4f}")
+        lines.append(f"{names[number]}: {'in' if value >= best else 'left out'}, with it {sign * value:.4f}")
         if value >= best:
             soup, best = [*soup, number], value
     score(soup)

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import PositiveInt
 
-from kdc.compress.accuracy_control import without
 from kdc.compress.base import PASSES, Done, Pass
 from kdc.compress.gradual import Ratio
 from kdc.compress.plan import PrecisionPlan
@@ -39,21 +38,21 @@ class MixedPrecision(Pass):
         from kdc.compress.sensitivity import sensitivities
 
         assert rows is not None
-        sizes = {name: sum(p.numel() for p in model.get_submodule(name).parameters()) for name in plan.modules}
         found = sensitivities(model, plan, rows)
+        sizes = {names: sum(p.numel() for p in model.get_submodule(names[0]).parameters()) for names in found}
         left, lines = self.ratio * sum(sizes.values()), []
-        for name in sorted(found, key=lambda name: -found[name] / sizes[name]):
-            if sizes[name] > left:
+        for names in sorted(found, key=lambda names: -found[names] / sizes[names]):
+            if sizes[names] > left:
                 continue
-            left -= sizes[name]
-            finer = "8 bits" if plan.modules[name].dtype == "int4" else "float"
-            lines.append(f"{name}: in {finer}; rounded, it changes outputs by {found[name]:.2g} of their variance")
-            plan = _finer(plan, name)
+            left -= sizes[names]
+            finer = "8 bits" if plan.modules[names[0]].dtype == "int4" else "float"
+            lines.append(f"{names[0]}: in {finer}; rounded, it changes outputs by {found[names]:.2g} of their variance")
+            plan = _finer(plan, names)
         return Done(model, plan, lines or [f"no module is as small as {self.ratio:.0%} of the planned weights"])
 
 
-def _finer(plan: PrecisionPlan, name: str) -> PrecisionPlan:
-    if plan.modules[name].dtype == "int8":
-        return without(plan, name, "mixed_precision: among the most sensitive")
-    better = plan.modules[name].model_copy(update={"dtype": "int8"})
-    return plan.model_copy(update={"modules": {**plan.modules, name: better}})
+def _finer(plan: PrecisionPlan, names: tuple[str, ...]) -> PrecisionPlan:
+    if plan.modules[names[0]].dtype != "int4":
+        return plan.without(names, "mixed_precision: among the most sensitive")
+    better = {name: plan.modules[name].model_copy(update={"dtype": "int8"}) for name in names}
+    return plan.model_copy(update={"modules": {**plan.modules, **better}})

@@ -1,6 +1,7 @@
 """The precision plan: what quantization passes emit and a runtime realizes when it lowers the model. No torch."""
 
-from typing import Literal
+from collections.abc import Iterable
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -60,3 +61,13 @@ class PrecisionPlan(BaseModel):
         if any(not kind.weights_only for kind in kinds):
             return "int8"
         return "int8_weights" if kinds else self.default
+
+    def without(self, names: Iterable[str], reason: str) -> Self:
+        """The plan with these modules in float."""
+        gone = dict.fromkeys(names, reason)
+        kept = {name: own for name, own in self.modules.items() if name not in gone}
+        return self.model_copy(update={"modules": kept, "excluded": {**self.excluded, **gone}})
+
+    def rewritten(self, rewrite: Rewrite) -> Self:
+        """The plan with one more way to compute the same."""
+        return self.model_copy(update={"rewrites": tuple(dict.fromkeys((*self.rewrites, rewrite)))})

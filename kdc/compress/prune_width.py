@@ -26,7 +26,7 @@ class PruneWidth(Gradual):
 
     Norms then measure fewer dimensions, so it wants a recovery (Muralidharan et al. 2024, arXiv:2407.14679, section
     2.2). Scores are sums over all that reads a dimension: `l1` and `l2` norms of weights (writers' too), `activation`
-    the root mean square of what it adds to what readers put out, `taylor` and `fisher` of masks on it.
+    the size of what it adds to all that readers put out, `taylor` and `fisher` of masks on it.
     """
 
     cuts_units: ClassVar[bool] = True

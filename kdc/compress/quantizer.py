@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Self
 from pydantic import Field, PositiveInt
 
 from kdc.compress.base import Done, Recovers
-from kdc.compress.fold_batch_norm import with_folding
 from kdc.compress.plan import ModulePrecision, Precision, PrecisionPlan
 from kdc.compress.scope import chosen
+from kdc.errors import KdcError
 from kdc.machine import has_int8_dot
 
 if TYPE_CHECKING:
@@ -54,19 +54,28 @@ class Quantizer(Recovers):
         names, left = self.targets(model)
         kinds = {name: type(model.get_submodule(name)).__name__ for name in names}
         if any(kind in CONVOLUTIONS for kind in kinds.values()) and normalized(model):
-            plan = with_folding(plan)  # what is stored has the batch-norm's factor in it
+            plan = plan.rewritten("fold_batch_norm")  # what is stored has the batch-norm's factor in it
         computing = [name for name in names if kinds[name] != "Embedding"]
         stored = {name: STORED for name in names if kinds[name] == "Embedding"}
         with rewritten(model, plan.rewrites):
             modules = {**plan.modules, **self.precisions(model, computing, rows), **stored}
-        planned = plan.model_copy(update={"modules": modules, "excluded": {**plan.excluded, **left}})
+        excluded = {name: reason for name, reason in {**plan.excluded, **left}.items() if name not in modules}
+        planned = plan.model_copy(update={"modules": modules, "excluded": excluded})
         return Done(model, planned, self.remarks())
 
     def targets(self, model: nn.Module) -> tuple[list[str], Mapping[str, str]]:
         kinds = (*KINDS[self.precision], *(["Embedding"] if self.embeddings else []))
         every = model.named_modules(remove_duplicate=False)  # shared layers have nodes of their own
-        eligible = [name for name, module in every if type(module).__name__ in kinds]
-        return chosen(self.name, eligible, self.include, self.exclude)
+        eligible = {name: module for name, module in every if type(module).__name__ in kinds}
+        names, left = chosen(self.name, eligible, self.include, self.exclude)
+        modules = {eligible[name]: name for name in names}
+        if apart := next((name for name in left if eligible[name] in modules), None):
+            raise KdcError(
+                f"compress.{self.name}: {apart} and {modules[eligible[apart]]} share their weights, so both are left "
+                "out or none",
+                "name both in include or exclude",
+            )
+        return names, left
 
     def remarks(self) -> list[str]:
         """What to say of the plan."""
@@ -106,23 +115,24 @@ class EightBits(Quantizer):
     def remarks(self) -> list[str]:
         if not self.resolved().reduce_range:
             return []
-        why = "it was asked for" if has_int8_dot() else "this CPU has no int8 dot product, and would saturate sums of 8"
+        why = "it was asked for" if has_int8_dot() else "a CPU without an int8 dot product would saturate sums of 8"
         return [f"weights in 7 bits (reduce_range): {why}"]
 
     def precisions(self, model: nn.Module, names: list[str], rows: Calibration | None) -> dict[str, ModulePrecision]:
         from kdc.compress.smoothing import smoothed, smoothing_factors
 
-        linears = [name for name in names if type(model.get_submodule(name)).__name__ in LINEARS]
+        first = {module: name for name in reversed(names) if (module := model.get_submodule(name))}
+        linears = [name for module, name in first.items() if type(module).__name__ in LINEARS]
         factors = {}
         if self.smooth is not None and linears:
             assert rows is not None
             factors = smoothing_factors(model, linears, rows, self.smooth)
         with smoothed(model, factors):
             planned = self.computing(model, names, rows)
-        return {
-            name: own.model_copy(update={"smooth": tuple(factors[name].tolist())}) if name in factors else own
-            for name, own in planned.items()
-        }
+        for name, own in planned.items():
+            if (found := factors.get(first[model.get_submodule(name)])) is not None:
+                planned[name] = own.model_copy(update={"smooth": tuple(found.tolist())})
+        return planned
 
     @abstractmethod
     def computing(self, model: nn.Module, names: list[str], rows: Calibration | None) -> dict[str, ModulePrecision]:

@@ -66,6 +66,8 @@ def entropy_range(seen: Histogram) -> Range:
     Migacz 2017, "8-bit inference with TensorRT", slides 37 to 39: Q spreads what falls into a step evenly over its
     bins that held something.
     """
+    if seen.low == seen.high:
+        return seen.low, seen.high
     width = (seen.high - seen.low) / len(seen.counts)
     middles = np.abs((seen.edges[:-1] + seen.edges[1:]) / 2)
     sizes = np.bincount((middles / width).astype(int), weights=seen.counts)

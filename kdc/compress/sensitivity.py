@@ -8,6 +8,7 @@ import numpy as np
 
 from kdc.compress.plan import PrecisionPlan
 from kdc.compress.simulate import simulated
+from kdc.models.rewrites import rewritten
 
 if TYPE_CHECKING:
     from torch import nn
@@ -16,16 +17,19 @@ if TYPE_CHECKING:
     from kdc.export.base import Arrays
 
 
-def sensitivities(model: nn.Module, plan: PrecisionPlan, rows: Calibration) -> dict[str, float]:
-    """Of every planned module, the mean squared change of the outputs when it alone is rounded, over their variance.
-
-    The most sensitive first.
+def sensitivities(model: nn.Module, plan: PrecisionPlan, rows: Calibration) -> dict[tuple[str, ...], float]:
+    """Of every planned module, by all its names, the mean squared change of the outputs when it alone is rounded, over
+    their variance. The most sensitive first.
     """
     exact = rows.outputs(model)
+    names: dict[nn.Module, list[str]] = {}
+    for name in plan.modules:
+        names.setdefault(model.get_submodule(name), []).append(name)
     found = {}
-    for name, precision in plan.modules.items():
-        with simulated(model, plan.model_copy(update={"modules": {name: precision}})):
-            found[name] = _change(exact, rows.outputs(model))
+    for own in map(tuple, names.values()):
+        alone = {name: plan.modules[name] for name in own}
+        with rewritten(model, plan.rewrites), simulated(model, plan.model_copy(update={"modules": alone})):
+            found[own] = _change(exact, rows.outputs(model))
     return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 

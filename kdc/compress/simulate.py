@@ -49,12 +49,13 @@ def _computing(module: Any, precision: ModulePrecision, norm: Any) -> Callable[.
     if kind == "Embedding":
         return _embedding(module)
 
+    factors = torch.tensor(precision.smooth, device=module.weight.device) if precision.smooth else None
+
     def forward(read: Tensor) -> Tensor:
         # [outputs, inputs, ...]
         weight = module.weight.t() if kind == "Conv1D" else module.weight
-        if precision.smooth is not None:
-            factors = torch.tensor(precision.smooth, dtype=read.dtype, device=read.device)
-            read, weight = read / factors, weight * factors
+        if factors is not None:
+            read, weight = read / factors.to(read.device), weight * factors.to(weight.device)
         if norm is None:
             weight = weights_rounded(weight, precision)
         else:  # what is stored is the weight with its batch-norm's factor

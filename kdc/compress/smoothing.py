@@ -21,6 +21,7 @@ def smoothing_factors(model: nn.Module, names: list[str], rows: Calibration, alp
     """
     import torch
 
+    from kdc.compress.wiring import reading_alike
     from kdc.models.shapes import outputs_first
 
     largest: dict[str, Tensor] = {}
@@ -29,7 +30,7 @@ def smoothing_factors(model: nn.Module, names: list[str], rows: Calibration, alp
             own = states.abs().amax(dim=0)
             largest[name] = torch.maximum(largest[name], own) if name in largest else own
     found: dict[str, Tensor] = {}
-    for together in rows.reading_alike(model, names):
+    for together in reading_alike(model, names, rows):
         matrices = []
         for name in together:
             module: Any = model.get_submodule(name)

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -92,6 +92,10 @@ class Runtime(Component):
     def unusable(self) -> str | None:
         """Why this machine cannot run it as configured; None where it can."""
         return None
+
+    def machine(self) -> dict[str, Any]:
+        """What of this machine is in the files that `lower` writes: nothing, where they run on any."""
+        return {}
 
     @abstractmethod
     def lower(self, graphs: Sequence[Graph], plan: PrecisionPlan, folder: Path) -> None:

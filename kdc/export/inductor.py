@@ -38,6 +38,11 @@ class Inductor(Runtime):
             return f"torch finds no C++ compiler ({str(error).splitlines()[0]}); install g++"
         return None if shutil.which(found) else f"there is no C++ compiler '{found}'; install g++"
 
+    def machine(self) -> dict[str, Any]:
+        from kdc.machine import cpu
+
+        return {"cpu": cpu().model, "flags": cpu().flags}
+
     def lower(self, graphs: Sequence[Graph], plan: PrecisionPlan, folder: Path) -> None:
         import copy
 
@@ -45,7 +50,6 @@ class Inductor(Runtime):
         from torch._inductor import aoti_compile_and_package, config
 
         from kdc.export.modules import export_program
-        from kdc.machine import cpu
         from kdc.trust import seal
 
         dtype = torch.bfloat16 if plan.default == "bf16" else torch.float32
@@ -57,7 +61,7 @@ class Inductor(Runtime):
             counted[graph.signature.name] = {"macs": macs, "shapes": _shapes(graph.sample)}
             with quiet(), torch.no_grad(), config.patch({"freezing": True}):
                 aoti_compile_and_package(program, package_path=str(_package(folder, graph.signature)))
-        noted = {"torch": torch.__version__, "flags": cpu().flags, "dtype": plan.default, "macs": counted}
+        noted = {"torch": torch.__version__, **self.machine(), "dtype": plan.default, "macs": counted}
         (folder / MACHINE).write_text(json.dumps(noted, indent=1) + "\n", encoding="utf-8")
         seal(folder, [MACHINE, *(_package(folder, graph.signature).name for graph in graphs)])
 
@@ -65,16 +69,14 @@ class Inductor(Runtime):
         import torch
         from torch._inductor import aoti_load_package
 
-        from kdc.machine import cpu
         from kdc.trust import check_seal
 
         check_seal(folder, [MACHINE, *(_package(folder, signature).name for signature in signatures)])
         made = json.loads((folder / MACHINE).read_text(encoding="utf-8"))
-        lacking = [flag for flag in made["flags"] if flag not in cpu().flags]
-        if made["torch"] != torch.__version__ or lacking:
-            here = f"torch {torch.__version__}" if not lacking else f"no {', '.join(lacking)}"
+        here = {"torch": torch.__version__, **self.machine()}
+        if other := next((key for key in here if made[key] != here[key]), None):
             raise KdcError(
-                f"{folder} was compiled by torch {made['torch']} for another machine than this, which has {here}",
+                f"{folder} was compiled for another machine: {other} was {made[other]}, here it is {here[other]}",
                 "compile it here: kdc run runtime=inductor; onnxruntime's files run on any",
             )
         if threads is not None:

@@ -29,18 +29,6 @@ def normalized(model: nn.Module) -> dict[str, str]:
     return found
 
 
-def rectified(model: nn.Module) -> set[str]:
-    """Convolutions whose output, normalized or not, goes into a ReLU next, told in the same way."""
-    found = set()
-    for place, parent in model.named_modules():
-        passed = (*NORMS, nn.Identity)
-        children = [(name, child) for name, child in parent.named_children() if not isinstance(child, passed)]
-        for (first, convolution), (_, second) in pairwise(children):
-            if isinstance(convolution, CONVOLUTIONS) and isinstance(second, nn.ReLU):
-                found.add(f"{place}.{first}" if place else first)
-    return found
-
-
 def _fit(convolution: nn.Module, norm: nn.Module) -> bool:
     return (
         isinstance(convolution, CONVOLUTIONS)

@@ -109,8 +109,9 @@ def export_step(runtime: Runtime, model: Published, plan: Published | None, data
         "data": data.shape,
         "checked_on": data.fingerprints["validation"],
         "packages": packages(*runtime.packages),
+        "machine": runtime.machine(),
     }
-    return Step("export", parts, build)
+    return Step("export", parts, build, version=2)
 
 
 def predictions_step(artifact: Published, data: Data, split: str) -> Step:

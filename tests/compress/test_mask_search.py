@@ -106,7 +106,9 @@ def test_heads_and_neurons_go_together(name: str, how: str) -> None:
     done = MaskSearch(name="mask_search", ratio=0.4, tune=how).apply(built.model, PrecisionPlan(), rows)
     found = layers(built.model, "here")
     own = heads("0", found[0].attention)
-    head_cost, neuron_cost = costs(built.model, own, tokens=rows.mean_length)
+    lengths = [built.encoder.length(row) for row in built.encoder.encode(models.ROWS)]
+    assert rows.positions(built.model, own.reader) == pytest.approx(np.mean(lengths))
+    head_cost, neuron_cost = costs(built.model, own, tokens=float(np.mean(lengths)))
     left = sum(layer.attention.heads * head_cost + layer.feed_forward.neurons * neuron_cost for layer in found)
     whole = 3 * (4 * head_cost + 48 * neuron_cost)
     assert 0.5 * whole < left <= 0.6 * whole

@@ -85,6 +85,11 @@ def test_other_architectures_and_tokenizers_are_refused() -> None:
         merge(built(0), words)
 
 
+def test_a_checkpoint_without_a_head_is_refused() -> None:
+    with pytest.raises(KdcError, match="model0 has no head for these labels"):
+        merge(built(0), replace(built(1), new_head=True))
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [

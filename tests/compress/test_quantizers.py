@@ -20,6 +20,7 @@ from kdc.compress.plan import PrecisionPlan
 from kdc.compress.sensitivity import sensitivities
 from kdc.compress.simulate import simulated
 from kdc.compress.smoothing import smoothed, smoothing_factors
+from kdc.compress.wiring import rectified
 from kdc.data.examples import Examples
 from kdc.errors import KdcError
 from kdc.models.build import Built
@@ -249,7 +250,7 @@ def with_a_sensitive_layer() -> tuple[Built, Calibration, str]:
 def test_accuracy_control_reverts_the_planted_layer_and_says_so() -> None:
     built, rows, planted = with_a_sensitive_layer()
     plan = planned(built, rows, "int8", embeddings=False, per_channel=False)
-    assert next(iter(sensitivities(built.model, plan, rows))) == planted
+    assert next(iter(sensitivities(built.model, plan, rows))) == (planted,)
     done = AccuracyControl(name="accuracy_control", max_drop=0.05).apply(built.model, plan, rows)
     assert set(plan.modules) - set(done.plan.modules) == {planted}
     assert done.plan.excluded[planted] == "accuracy_control: cost more than 0.05 of accuracy"
@@ -296,3 +297,80 @@ def test_mixed_precision_goes_from_four_bits_to_eight() -> None:
     assert set(done.plan.modules) == set(plan.modules)
     assert done.plan.modules[min(finer)].group == 32
     assert done.plan.precision == "int4_weights"
+
+
+def shared() -> tuple[Built, Calibration]:
+    built, rows = texts()
+    PASSES["share"](name="share", every=2, start="first").apply(built.model, PrecisionPlan())
+    return built, rows
+
+
+def test_layers_that_share_weights_are_planned_alike_or_refused() -> None:
+    built, rows = shared()
+    plan = planned(built, rows, "int8_static", smooth=0.5)
+    twins = [f"bert.encoder.layer.{number}.output.dense" for number in (0, 1)]
+    assert plan.modules[twins[0]] == plan.modules[twins[1]]
+    weight = built.model.get_parameter(f"{twins[0]}.weight").clone()
+    again = planned(built, rows, "int8_static", smooth=0.5)
+    assert again == plan
+    assert torch.equal(built.model.get_parameter(f"{twins[0]}.weight"), weight)
+    exact = rows.outputs(built.model)["logits"]
+    with simulated(built.model, plan):
+        assert np.abs(rows.outputs(built.model)["logits"] - exact).mean() < 0.2 * exact.std()
+    with pytest.raises(KdcError, match=r"share their weights, so both are left out or none; name both"):
+        planned(built, rows, "int8", exclude=["*.layer.1.*"])
+    done = MixedPrecision(name="mixed_precision", ratio=0.5).apply(built.model, plan, rows)
+    gone = set(plan.modules) - set(done.plan.modules)
+    assert gone
+    assert all(name.replace("layer.0", "layer.1") in gone for name in gone if "layer.0" in name)
+
+
+def test_what_is_shared_values_goes_to_float_and_zeros_stay() -> None:
+    built, rows = texts()
+    with torch.no_grad():
+        weight = built.model.get_parameter(f"{QUERY}.weight")
+        weight[weight.abs() < 0.2] = 0
+    plan = planned(built, rows, "cluster", bits=4)
+    assert 0.0 in (plan.modules[QUERY].codebook or ())
+    assert len(plan.modules[QUERY].codebook or ()) <= 16
+    done = MixedPrecision(name="mixed_precision", ratio=0.5).apply(built.model, plan, rows)
+    assert set(done.plan.excluded) == set(plan.modules) - set(done.plan.modules) != set()
+
+
+def test_outputs_are_rectified_where_a_relu_alone_reads_them() -> None:
+    class Block(torch.nn.Module):
+        """As residual nets are written: the shortcut is added between the norm and the ReLU of one parent."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv1, self.conv2 = (torch.nn.Conv2d(1, 1, 3, padding=1) for _ in range(2))
+            self.bn2, self.relu = torch.nn.BatchNorm2d(1), torch.nn.ReLU()
+            self.config = None
+
+        def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+            first = self.relu(self.conv1(pixel_values))
+            return self.relu(self.bn2(self.conv2(first)) + first)
+
+    _, rows = pictures()
+    assert rectified(Block(), ["conv1", "conv2"], rows) == {"conv1"}
+    built, rows = pictures()
+    with rewritten(built.model, ("fold_batch_norm",)):
+        assert rectified(built.model, ["layers.0", "layers.4"], rows) == {"layers.0", "layers.4"}
+
+
+def test_a_module_that_puts_out_nothing_has_a_range() -> None:
+    built, rows = texts()
+    with torch.no_grad():
+        for part in ("weight", "bias"):
+            built.model.get_parameter(f"bert.encoder.layer.0.attention.self.value.{part}").zero_()
+    for method in ("minmax", "percentile", "entropy"):
+        plan = planned(built, rows, "int8_static", method=method)
+        assert plan.modules["bert.encoder.layer.0.attention.output.dense"].reads == (0.0, 0.0)
+
+
+def test_what_a_second_quantizer_takes_is_excluded_no_more() -> None:
+    built, rows = texts()
+    first = planned(built, rows, "int8", include=["classifier"])
+    assert QUERY in first.excluded
+    second = quantizer("int8", exclude=["classifier"]).apply(built.model, first, rows).plan
+    assert not set(second.excluded) & set(second.modules)

@@ -113,10 +113,10 @@ def test_another_processor_or_torch_is_refused(compiled: Artifact, monkeypatch: 
     if here.flags:
         with monkeypatch.context() as patched:
             patched.setattr(machine, "cpu", lambda: here.model_copy(update={"flags": here.flags[1:]}))
-            with pytest.raises(KdcError, match=f"another machine than this, which has no {here.flags[0]}"):
+            with pytest.raises(KdcError, match="compiled for another machine: flags was"):
                 compiled.session()
     monkeypatch.setattr(torch, "__version__", "1.0")
-    with pytest.raises(KdcError, match=r"which has torch 1\.0"):
+    with pytest.raises(KdcError, match=r"another machine: torch was .*, here it is 1\.0"):
         compiled.session()
 
 
