@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, PositiveInt
 
@@ -141,3 +141,16 @@ class EightBits(Quantizer):
     def linear(self) -> ModulePrecision:
         reduce_range = bool(self.resolved().reduce_range)
         return ModulePrecision(dtype="int8", per_channel=self.per_channel, reduce_range=reduce_range)
+
+
+class InGroups(Quantizer):
+    """Weights alone in few bits: every `group` inputs of an output share a scale (symmetric, rounded to nearest).
+
+    Activations are rounded to 8 bits in groups of as many while it serves, which changes little.
+    """
+
+    dtype: ClassVar[Literal["int8", "int4"]]
+    group: Literal[16, 32, 64, 128, 256] = 32
+
+    def precisions(self, model: nn.Module, names: list[str], rows: Calibration | None) -> dict[str, ModulePrecision]:
+        return dict.fromkeys(names, ModulePrecision(dtype=self.dtype, weights_only=True, group=self.group))

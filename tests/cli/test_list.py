@@ -65,7 +65,7 @@ def test_choices_of_ones_own(tmp_path: Path, capsys: Capture) -> None:
         ("kdc run teacher=bert_", ["teacher=bert_tiny"]),
         ("kdc run compress=[int8,b", ["compress=[int8,bf16"]),
         ("kdc run 'compress=[int8,b", []),
-        ("kdc run compress=none,in", ["compress=none,int8"]),
+        ("kdc run compress=none,sv", ["compress=none,svd"]),
         ("kdc run teacher=[be", []),
         ("kdc run train.epochs=", []),
         ("kdc list st", ["student"]),
@@ -80,7 +80,8 @@ def test_complete(line: str, found: list[str]) -> None:
 def test_complete_a_new_word() -> None:
     assert "run" in complete("kdc ")
     assert "compress=" in complete("kdc run teacher=bert ")
-    assert complete("kdc run runtime=[onnxruntime,") == ["runtime=[onnxruntime,openvino", "runtime=[onnxruntime,torch"]
+    others = [f"runtime=[onnxruntime,{name}" for name in ("inductor", "openvino", "torch")]
+    assert complete("kdc run runtime=[onnxruntime,") == others
 
 
 @pytest.mark.parametrize("shell", SCRIPTS)
