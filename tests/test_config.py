@@ -353,3 +353,8 @@ def test_plugins_are_in_before_anything_is_typed(tmp_path: Path, monkeypatch: py
     assert "compress.shrink.ratio: input should be a valid number" in problem(
         *plugin, "compress.shrink.ratio=abc", extra=tmp_path
     )
+
+
+def test_a_processor_that_is_misspelt_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KDC_CPU_FLAGS", "avx3")
+    assert "KDC_CPU_FLAGS: 'avx3' is no flag that matters here" in problem("compress=int8")
