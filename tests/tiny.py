@@ -22,6 +22,8 @@ from kdc.tasks.text import TextEncoder, text_encoder, train_wordpiece
 torch.set_num_threads(1)  # these models are too small to be shared out
 
 LABELS = ("negative", "positive")
+PORTABLE = [name for name in RUNTIMES if name != "inductor"]
+"""Runtimes whose files are made in seconds; the compiler's packages have tests of their own."""
 GOOD, BAD = ("good", "great", "fine"), ("bad", "awful", "poor")
 
 

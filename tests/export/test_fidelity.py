@@ -80,7 +80,7 @@ def faulty(fault: str) -> Callable[[Graph], Graph]:
     return lambda graph: replace(graph, module=Faulty(graph.module, fault), prefix="model.model.")
 
 
-@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("runtime", tiny.PORTABLE)
 def test_a_good_export_passes_and_says_what_was_seen(built: Built, tmp_path: Path, runtime: str) -> None:
     seen = exported(built, tmp_path, runtime=runtime)
     assert seen["fidelity"]["rows"] == 40

@@ -78,6 +78,12 @@ def compile_(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Artifact
     return artifact
 
 
+def test_what_ships(compiled: Artifact) -> None:
+    assert {path.name for path in compiled.folder.iterdir()} == {
+        "forward.pt2", "machine.json", "seal.txt", "config.json", "kdc.json", "tokenizer.json", "tokenizer_config.json",
+    }  # fmt: skip
+
+
 def test_it_answers_without_kdc(compiled: Artifact, built: Built) -> None:
     command = [sys.executable, "-c", ALONE, str(compiled.folder)]
     ended = subprocess.run(command, capture_output=True, text=True, check=False, cwd=compiled.folder.parent)

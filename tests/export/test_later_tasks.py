@@ -123,7 +123,7 @@ def tagger() -> tuple[Built, Examples]:
     return Built(model, encoder, new_head=False), Examples({"text": texts["text"], "tags": tags}, labels)
 
 
-@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("runtime", tiny.PORTABLE)
 def test_a_label_a_token_through_rows_of_different_length(runtime: str, tmp_path: Path) -> None:
     built, examples = tagger()
     task = toys.ToyTagging()

@@ -16,7 +16,7 @@ from kdc.compress.plan import PrecisionPlan
 from kdc.compress.svd import Svd
 from kdc.data.examples import Examples
 from kdc.export.artifact import Artifact
-from kdc.export.base import RUNTIMES, Arrays
+from kdc.export.base import Arrays
 from kdc.models.build import Built
 from tests import tiny
 
@@ -202,8 +202,6 @@ def bert_macs(
     return linears, layers * 2 * batch * length**2 * hidden
 
 
-COUNTING = [name for name in RUNTIMES if name != "inductor"]
-"""What counts the MACs of any input."""
 NET_MACS = {
     "mlp": (64 * 16 + 16 * 12 + 12 * 3, 0),
     "cnn": (6 * 2 * 2 * 10 + 10 * 3, 8 * 8 * 4 * 9 * 1 + 4 * 4 * 6 * 9 * 4),
@@ -215,7 +213,7 @@ def macs(written: Artifact, batch: Arrays) -> tuple[int, int]:
     return counted.total, counted.int8
 
 
-@pytest.mark.parametrize("runtime", COUNTING)
+@pytest.mark.parametrize("runtime", tiny.PORTABLE)
 def test_macs_of_a_bert(bert: tuple[Built, Examples], tmp_path: Path, runtime: str) -> None:
     built, examples = bert
     written = tiny.artifact(tmp_path, built, examples, runtime=runtime)
@@ -236,7 +234,7 @@ def test_int8_macs_of_a_bert(bert: tuple[Built, Examples], tmp_path: Path) -> No
     assert macs(written, batch) == (linears + attention, linears - 2 * 3 * 11 * 32 * 64)
 
 
-@pytest.mark.parametrize("runtime", COUNTING)
+@pytest.mark.parametrize("runtime", tiny.PORTABLE)
 @pytest.mark.parametrize("kind", list(NET_MACS))
 def test_macs_of_the_plain_nets(kind: str, runtime: str, tmp_path: Path) -> None:
     examples = tiny.pictures(8)
