@@ -157,7 +157,7 @@ def test_a_pass_that_finds_nothing_is_refused_before_training(
 ) -> None:
     assert kdc_run(place, *words) == 2
     assert message in error_of(capsys)
-    assert failed_record(place).stages == failed_record(place).stages[:1], "the data alone"
+    assert [stage.name for stage in failed_record(place).stages] == ["data"]
     nothing_half_written(place)
 
 

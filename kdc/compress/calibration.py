@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,8 +36,13 @@ class Calibration:
     """The pass's `checkpoints`."""
 
     def positions(self, model: nn.Module, name: str) -> float:
-        """How many positions of a row the named module reads on average: tokens of a text, patches of a picture."""
-        return sum(len(batch[name]) for batch in self.inputs_of(model, [name])) / len(self.rows)
+        """How many positions of a row the named module reads on average: tokens of a text, patches of a picture.
+
+        One row tells how many a unit of length has, and rows need not be computed for their length.
+        """
+        lengths = [self.encoder.length(row) for row in self.encoder.encode(self.rows)]
+        [first] = replace(self, rows=self.rows.select([0])).inputs_of(model, [name])
+        return len(first[name]) / lengths[0] * float(np.mean(lengths))
 
     @property
     def higher_is_better(self) -> bool:
@@ -93,15 +98,17 @@ class Calibration:
         with torch.no_grad():
             model.eval()(**batch)
 
-    def seen_by(self, model: nn.Module, names: list[str]) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
-        """What the named modules read and put out, batch by batch, `[values]` each; of texts at real tokens alone."""
+    def seen_by(self, model: nn.Module, names: list[str]) -> Iterator[dict[str, list[Tensor]]]:
+        """What the named modules read, and convolutions put out, batch by batch, `[values]` each; of texts at real
+        tokens alone."""
         import torch
 
-        seen: dict[str, list[tuple[Tensor, Tensor]]] = {}
+        seen: dict[str, list[list[Tensor]]] = {}
 
         def keep(name: str) -> Callable[..., None]:
             def hook(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-                seen.setdefault(name, []).append((inputs[0].detach(), output.detach()))
+                both = [inputs[0], output] if hasattr(module, "kernel_size") else [inputs[0]]
+                seen.setdefault(name, []).append([values.detach() for values in both])
 
             return hook
 
@@ -112,11 +119,7 @@ class Calibration:
                 with torch.no_grad():
                     model.eval()(**batch)
                 mask = batch.get("attention_mask")
-                found: dict[str, tuple[Tensor, Tensor]] = {}
-                for name, uses in seen.items():
-                    reads, puts_out = zip(*uses, strict=True)
-                    found[name] = _values(reads, mask), _values(puts_out, mask)
-                yield found
+                yield {name: [_values(side, mask) for side in zip(*uses, strict=True)] for name, uses in seen.items()}
                 seen.clear()
 
     def input_norms(self, model: nn.Module, names: list[str]) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @PASSES.register("int8_static")
 class Int8Static(EightBits):
-    """No range is measured while it serves: faster than `int8`, and off where texts are unlike those it was shown.
+    """No range is measured while it serves, so a call has less to do; off where rows are unlike those it was shown.
 
     `method` tells the range of what a module reads (a convolution: and puts out) from what calibration rows make of it:
     `minmax` all of it, `percentile` all but the share outside on either side, `entropy` what loses least information
@@ -45,9 +45,7 @@ class Int8Static(EightBits):
         found = measured(model, names, rows, method=self.method, percentile=self.percentile)
         own, positive = self.linear(), rectified(model, names, rows)
         planned = {}
-        for name, (reads, puts_out) in found.items():
-            planned[name] = own.model_copy(update={"reads": reads})
-            if hasattr(model.get_submodule(name), "kernel_size"):  # kernels of linears put out floats
-                seen = (0.0, max(puts_out[1], 0.0)) if name in positive else puts_out
-                planned[name] = planned[name].model_copy(update={"puts_out": seen})
+        for name, (reads, *puts_out) in found.items():  # kernels of linears put out floats
+            seen = [(0.0, max(high, 0.0)) if name in positive else (low, high) for low, high in puts_out]
+            planned[name] = own.model_copy(update={"reads": reads, "puts_out": next(iter(seen), None)})
         return planned

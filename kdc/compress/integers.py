@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kdc.compress.plan import ModulePrecision, Range
+from kdc.compress.plan import ModulePrecision, Range, with_zero
 
 UNSIGNED = 255
 """The largest of an activation's integers, which start at 0."""
@@ -43,27 +43,23 @@ def in_groups(read: Tensor, group: int) -> Tensor:
     return _through(read, rounded)
 
 
-def measured_now(read: Tensor) -> Tensor:
-    """Activations in 256 steps from their smallest value to their largest, zero being one of them."""
-    low, high = read.detach().min().clamp(max=0), read.detach().max().clamp(min=0)
-    return _through(read, _steps(read.detach(), low, high))
+def measured_now(read: Tensor, of: Tensor | None = None) -> Tensor:
+    """Values in 256 steps from the smallest to the largest of them, or `of` those that they are part of."""
+    low, high = (read if of is None else of).detach().aminmax()
+    return _between(read, low.clamp(max=0), high.clamp(min=0))
 
 
 def fixed(read: Tensor, limits: Range) -> Tensor:
     """Activations in 256 steps within `limits`; what lies beyond is cut off, and lets no gradient through."""
     low, high = (torch.as_tensor(limit, dtype=read.dtype, device=read.device) for limit in with_zero(limits))
-    return _through(read.clamp(low, high), _steps(read.detach(), low, high))
+    return _between(read, low, high)
 
 
-def with_zero(limits: Range) -> Range:
-    """The range with zero in it, which has to be one of the steps: padding is zero."""
-    return min(limits[0], 0.0), max(limits[1], 0.0)
-
-
-def _steps(read: Tensor, low: Tensor, high: Tensor) -> Tensor:
+def _between(read: Tensor, low: Tensor, high: Tensor) -> Tensor:
     scale = ((high - low) / UNSIGNED).clamp(min=torch.finfo(read.dtype).tiny)
     zero = (-low / scale).round()
-    return ((read / scale).round().add(zero).clamp(0, UNSIGNED) - zero) * scale
+    steps = ((read.detach() / scale).round().add(zero).clamp(0, UNSIGNED) - zero) * scale
+    return _through(read.clamp(low, high), steps)
 
 
 def _through(exact: Tensor, rounded: Tensor) -> Tensor:

@@ -12,6 +12,11 @@ Rewrite = Literal["first_token", "fold_batch_norm"]
 Range = tuple[float, float]
 
 
+def with_zero(limits: Range) -> Range:
+    """The range with zero in it, which has to be one of the steps: padding is zero."""
+    return min(limits[0], 0.0), max(limits[1], 0.0)
+
+
 class ModulePrecision(BaseModel):
     """How one module computes.
 

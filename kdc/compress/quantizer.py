@@ -121,7 +121,7 @@ class EightBits(Quantizer):
     def precisions(self, model: nn.Module, names: list[str], rows: Calibration | None) -> dict[str, ModulePrecision]:
         from kdc.compress.smoothing import smoothed, smoothing_factors
 
-        first = {module: name for name in reversed(names) if (module := model.get_submodule(name))}
+        first = {model.get_submodule(name): name for name in reversed(names)}  # a shared module by its first name
         linears = [name for module, name in first.items() if type(module).__name__ in LINEARS]
         factors = {}
         if self.smooth is not None and linears:

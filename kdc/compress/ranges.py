@@ -35,19 +35,18 @@ class Histogram:
 
 def measured(
     model: nn.Module, names: list[str], rows: Calibration, *, method: Method, percentile: float
-) -> dict[str, tuple[Range, Range]]:
-    """Of each module, the range of what it reads and of what it puts out."""
+) -> dict[str, list[Range]]:
+    """The range of what each module reads, and behind it of what it puts out if it is a convolution."""
     ends = _ends(model, names, rows)
     if method == "minmax":
-        return {name: (ends[name, 0], ends[name, 1]) for name in names}
-    found = {place: Histogram(np.zeros(BINS), *end) for place, end in ends.items()}
+        return ends
+    found = {name: [Histogram(np.zeros(BINS), *end) for end in sides] for name, sides in ends.items()}
     for seen in rows.seen_by(model, names):
-        for name, both in seen.items():
-            for side, values in enumerate(both):
-                own = found[name, side]
+        for name, sides in seen.items():
+            for own, values in zip(found[name], sides, strict=True):
                 own.counts[:] += _count(values, own)
     pick = entropy_range if method == "entropy" else lambda own: percentile_range(own, percentile)
-    return {name: (pick(found[name, 0]), pick(found[name, 1])) for name in names}
+    return {name: [pick(own) for own in sides] for name, sides in found.items()}
 
 
 def percentile_range(seen: Histogram, percentile: float) -> Range:
@@ -91,14 +90,14 @@ def _divergence(sizes: np.ndarray, bins: int) -> float:
     return float((own[there] * np.log(own[there] / other[there])).sum())
 
 
-def _ends(model: nn.Module, names: list[str], rows: Calibration) -> dict[tuple[str, int], Range]:
-    """The smallest and the largest value that each module read (0) and put out (1); zero is always among them."""
-    found: dict[tuple[str, int], Range] = {}
+def _ends(model: nn.Module, names: list[str], rows: Calibration) -> dict[str, list[Range]]:
+    """The smallest and the largest of all values; zero is always among them."""
+    found: dict[str, list[Range]] = {}
     for seen in rows.seen_by(model, names):
-        for name, both in seen.items():
-            for side, values in enumerate(both):
-                low, high = found.get((name, side), (0.0, 0.0))
-                found[name, side] = min(low, float(values.min())), max(high, float(values.max()))
+        for name, sides in seen.items():
+            before = found.get(name, [(0.0, 0.0)] * len(sides))
+            now = [tuple(map(float, values.aminmax())) for values in sides]
+            found[name] = [(min(a, c), max(b, d)) for (a, b), (c, d) in zip(before, now, strict=True)]
     return found
 
 

@@ -31,10 +31,11 @@ class Inductor(Runtime):
 
     def unusable(self) -> str | None:
         from torch._inductor.cpp_builder import get_cpp_compiler
+        from torch._inductor.exc import InvalidCxxCompiler
 
         try:
             found = get_cpp_compiler()
-        except Exception as error:
+        except InvalidCxxCompiler as error:
             return f"torch finds no C++ compiler ({str(error).splitlines()[0]}); install g++"
         return None if shutil.which(found) else f"there is no C++ compiler '{found}'; install g++"
 

@@ -22,7 +22,7 @@ WEIGHTED = ("MatMul", "Gemm", "Conv")
 QUANTIZABLE = ["MatMul", "Gemm", "LSTM"]
 """What onnxruntime's quantizers take."""
 ACCURACY_LEVEL = 4
-"""Of `MatMulNBits`: activations in int8, which is what makes it fast; 1 would compute in fp32."""
+"""Of `MatMulNBits`: activations in int8; 1 would compute in fp32."""
 
 
 def quantize(model: onnx.ModelProto, scopes: Mapping[str, str | None], plan: PrecisionPlan) -> onnx.ModelProto:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kdc.compress.plan import ModulePrecision, Range
+from kdc.compress.plan import ModulePrecision, Range, with_zero
 
 if TYPE_CHECKING:
     import onnx
@@ -162,12 +162,12 @@ class _Rewriter:
 
 
 def _scale(limits: Range) -> np.ndarray:
-    low, high = min(limits[0], 0.0), max(limits[1], 0.0)
+    low, high = with_zero(limits)
     return np.array(max((high - low) / 255, np.finfo(np.float32).tiny), np.float32)
 
 
 def _zero(limits: Range) -> np.ndarray:
-    return np.array(np.round(-min(limits[0], 0.0) / _scale(limits)), np.uint8)
+    return np.array(np.round(-with_zero(limits)[0] / _scale(limits)), np.uint8)
 
 
 def _node(operator: str, inputs: list[str], output: str, name: str, **settings: Any) -> onnx.NodeProto:
