@@ -15,6 +15,7 @@ from kdc.models.spec import PLAIN_NETS, StudentConfig
 
 if TYPE_CHECKING:
     from kdc.config import RunConfig
+    from kdc.export.base import Runtime
     from kdc.models.spec import ModelConfig
 
 FITTING = {
@@ -233,10 +234,15 @@ def _precisions(config: RunConfig) -> Iterator[str]:
 
 def _runtimes(config: RunConfig) -> Iterator[str]:
     for key, runtime in config.runtime.items():
-        if missing := [package for package in runtime.packages if not _importable(package)]:
-            yield f"runtime={key}: not installed: {', '.join(missing)}; pip install {' '.join(missing)}"
-        elif problem := runtime.unusable():
-            yield f"runtime.{key}: {problem}"
+        if problem := unusable(runtime):
+            yield f"runtime={key}: {problem}"
+
+
+def unusable(runtime: Runtime) -> str | None:
+    """Why this machine cannot run it: a missing package, or what the runtime says; None where it can."""
+    if missing := [package for package in runtime.packages if not _importable(package)]:
+        return f"not installed: {', '.join(missing)}; pip install {' '.join(missing)}"
+    return runtime.unusable()
 
 
 def _importable(package: str) -> bool:

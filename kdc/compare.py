@@ -18,6 +18,7 @@ from kdc.record import Latency, RunRecord, Variant
 from kdc.report import table
 from kdc.report.console import plain_table
 from kdc.report.table import Cell
+from kdc.shipped import shipped
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -98,9 +99,9 @@ def _rows(runs: Sequence[Column]) -> list[tuple[str, list[Variant | None]]]:
     held = [{variant.name: variant for variant in run.record.variants} for run in runs]
     names = list(dict.fromkeys(name for variants in held for name in variants))
     found: list[tuple[str, list[Variant | None]]] = [(name, [own.get(name) for own in held]) for name in names]
-    last = [run.record.variants[-1] if run.record.variants else None for run in runs]
-    if len({variant.name for variant in last if variant}) > 1:
-        found.append(("last variant", last))
+    ships = [shipped(run.record) for run in runs]
+    if len({variant.name for variant in ships if variant}) > 1:
+        found.append(("what ships", ships))
     return found
 
 

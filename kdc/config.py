@@ -50,6 +50,8 @@ def _folder_name(name: str) -> str:
 FolderName = Annotated[str, Field(coerce_numbers_to_str=True), AfterValidator(_folder_name)]
 Folder = Annotated[Path, BeforeValidator(lambda path: Path(path).expanduser() if isinstance(path, str) else path)]
 Notify = Callable[[str], None]
+AUTO = "auto"
+"""Chosen as a runtime: all of them that this machine can run."""
 QUOTED = r"'([^']*)'"
 M = TypeVar("M", bound=BaseModel)
 C = TypeVar("C", bound=Component)
@@ -79,6 +81,8 @@ class RunConfig(Component):
     compress: dict[str, SerializeAsAny[Pass]]
     dataset: SerializeAsAny[DatasetConfig]
     runtime: dict[str, SerializeAsAny[Runtime]] = Field(min_length=1)
+    optional_runtimes: tuple[str, ...] = ()
+    """Those of `runtime=auto`: one that cannot hold the model is left out."""
     train: TrainConfig
     distill: DistillConfig
     bench: BenchConfig
@@ -131,13 +135,14 @@ class _Typing:
         plugins = data.get("plugins")
         if isinstance(plugins, list) and all(isinstance(module, str) for module in plugins):
             load_plugins(plugins)
+        runtimes, optional = self._installed(data.get("runtime"))
         typed = {
             "teacher": self._model(TeacherConfig, data.get("teacher"), "teacher"),
             "student": self._student(data.get("student")),
             "loss": self._loss(data.get("loss")),
             "compress": self._family(PASSES, data.get("compress"), "compress"),
             "dataset": self._model(dataset_config_model(), data.get("dataset"), "dataset"),
-            "runtime": self._family(RUNTIMES, data.get("runtime"), "runtime"),
+            "runtime": self._family(RUNTIMES, runtimes, "runtime"),
             "train": self._model(TrainConfig, data.get("train"), "train"),
             "distill": self._model(DistillConfig, data.get("distill"), "distill"),
             "bench": self._model(BenchConfig, data.get("bench"), "bench"),
@@ -145,6 +150,8 @@ class _Typing:
         }
         told = frozenset(key for key in typed if any(re.match(rf"{key}\b", problem) for problem in self.problems))
         whole = {key: value for key, value in {**data, **typed}.items() if key not in told}
+        if optional:
+            whole["optional_runtimes"] = optional
         return self._model(RunConfig, whole, "", told)
 
     def _model(self, model: type[M], raw: Any, where: str, told: frozenset[str] = frozenset()) -> M | None:
@@ -156,6 +163,24 @@ class _Typing:
                 if key.partition(".")[0] not in told:
                     self.problems.append(f"{key}: {problem}")
         return None
+
+    def _installed(self, raw: Any) -> tuple[Any, tuple[str, ...]]:
+        """`runtime=auto` as the runtimes that this machine can run and that are not chosen by name; and their names."""
+        from kdc.checks import unusable
+
+        if not isinstance(raw, Mapping) or raw.get(AUTO) is None:
+            return raw, ()
+        self._unchosen(f"runtime.{AUTO}", [key for key in raw[AUTO] if key != "name"], f"{AUTO} has no settings")
+        named = {key: entry for key, entry in raw.items() if key != AUTO}
+        found: dict[str, Any] = {}
+        for name, runtime in RUNTIMES.items():
+            if name in named:
+                continue
+            if problem := unusable(runtime.model_validate({"name": name})):
+                self._notify(f"runtime={AUTO} leaves {name} out: {problem}")
+            else:
+                found[name] = {"name": name}
+        return {**named, **found}, tuple(found)
 
     def _student(self, raw: Any) -> StudentConfig | None:
         if isinstance(raw, Mapping) and raw.get("name") == "none":

@@ -193,10 +193,21 @@ class _Run:
     def export_variants(self, points: Sequence[Point], data: Data) -> list[Variant]:
         cells, notes = walk.cells(self.config, points)
         self.record.notes += notes
-        variants = []
+        variants: list[Variant] = []
+        left_out: dict[str, Exception] = {}
         for point, runtime in cells:
-            variants.append(walk.export(point, runtime, data, self.world, self._publish))
-            self.record.variants.append(self._describe(variants[-1]))
+            try:
+                variant = walk.export(point, runtime, data, self.world, self._publish)
+            except Exception as error:  # whatever a compiler raises: with runtime=auto, another takes its place
+                if not variants or runtime.name not in self.config.optional_runtimes:
+                    raise
+                left_out[point.name] = error
+                self.record.notes.append(f"{point.name}: {runtime.name} is left out: {in_one_line(error)}")
+                continue
+            variants.append(variant)
+            self.record.variants.append(self._describe(variant))
+        for name in left_out.keys() - {variant.point.name for variant in variants}:
+            raise left_out[name]
         self.record.baseline = variants[0].name
         return variants
 

@@ -143,7 +143,7 @@ def test_sizes_are_exact_and_the_last_variants_are_compared_whatever_their_names
     record.save(places[1] / "record.json")
     rows, _ = compare.results(compare.columns(places))
     titles = [row[0].main for row in rows if row[0].main]
-    assert titles == ["teacher-torch", "teacher-onnxruntime", LAST, "student-onnxruntime", "last variant"]
+    assert titles == ["teacher-torch", "teacher-onnxruntime", LAST, "student-onnxruntime", "what ships"]
     assert [(cell.main, cell.detail) for cell in rows[1][2:]] == [("91.0 MB", ""), ("91.0 MB", "same files")]
     assert [(cell.main, cell.detail) for cell in rows[-2][2:]] == [("17.8 MB", ""), ("19.0 MB", "+6.7%")]
 

@@ -312,10 +312,23 @@ def test_runtime_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert problem() == "runtime=onnxruntime: not installed: onnxruntime; pip install onnxruntime"
 
 
+def test_auto_takes_every_runtime_that_works_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(checks, "unusable", lambda runtime: "no compiler" if runtime.name == "inductor" else None)
+    auto = to_run_config(compose(["runtime=auto"]), notify=told.append)
+    assert list(auto.runtime) == ["torch", "onnxruntime", "openvino"]
+    assert auto.optional_runtimes == ("torch", "onnxruntime", "openvino")
+    assert told == ["runtime=auto leaves inductor out: no compiler"]
+    both = typed("runtime=[openvino,auto]")
+    assert list(both.runtime) == ["openvino", "torch", "onnxruntime"]
+    assert both.optional_runtimes == ("torch", "onnxruntime")
+    assert problem("runtime=auto", "runtime.auto.device=cuda") == "runtime.auto.device: auto has no settings"
+
+
 def test_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     asked = ("compress=none", "runtime=torch", "runtime.torch.device=cuda")
-    assert problem(*asked) == "runtime.torch: device=cuda, but torch sees no GPU here; use device=cpu"
+    assert problem(*asked) == "runtime=torch: device=cuda, but torch sees no GPU here; use device=cpu"
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     assert typed(*asked).runtime["torch"].processor == "cuda"
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,10 @@ import numpy as np
 import pytest
 
 from kdc.cli.main import main
+from kdc.compress.plan import PrecisionPlan
 from kdc.errors import KdcError
+from kdc.export.base import Graph
+from kdc.export.onnxruntime import OnnxRuntime
 from kdc.record import RunRecord
 from kdc.store import Store
 from tests import runs
@@ -209,6 +214,37 @@ def test_bf16_is_realized_by_torch_and_noted_elsewhere(place: Path, tmp_path: Pa
     assert half.artifact.files["model.safetensors"] < 0.6 * full.artifact.files["model.safetensors"]
     assert "student+bf16: onnxruntime has no bf16, so not there" in record.notes
     assert not any(v.name == "student+bf16.onnxruntime" for v in record.variants)
+
+
+def test_an_automatic_runtime_that_cannot_hold_a_model_is_left_out(
+    place: Path, tmp_path: Path, untimed: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usable = ("torch", "onnxruntime")
+    monkeypatch.setattr("kdc.checks.unusable", lambda runtime: None if runtime.name in usable else "not now")
+    lower = OnnxRuntime.lower
+
+    def fussy(self: OnnxRuntime, graphs: Sequence[Graph], plan: PrecisionPlan, folder: Path) -> None:
+        if not plan.modules:
+            raise ValueError("no float today")
+        lower(self, graphs, plan, folder)
+
+    monkeypatch.setattr(OnnxRuntime, "lower", fussy)
+    cache = tmp_path / "cache"
+    shutil.copytree(place / "cache", cache)
+    for made in (cache / "stages" / "export").iterdir():
+        shutil.rmtree(made)
+    auto = runs.config(place / "train.csv", cache, *WHOLE, "runtime=auto", "compress=int8")
+    record = runs.run(auto, tmp_path / "out")
+    assert [v.name for v in record.variants] == ["teacher.torch", "student.torch", "student+int8.onnxruntime"]
+    assert "student: onnxruntime is left out: ValueError: no float today" in record.notes
+    monkeypatch.setattr(OnnxRuntime, "lower", lambda *_: 1 / 0)
+    shutil.rmtree(cache / "stages" / "export")
+    with pytest.raises(ZeroDivisionError):  # int8 stands in no other
+        runs.run(auto, tmp_path / "again")
+    shutil.rmtree(cache / "stages" / "export", ignore_errors=True)
+    named = runs.config(place / "train.csv", cache, "runtime=[torch,onnxruntime]", "compress=none")
+    with pytest.raises(ZeroDivisionError):  # nobody is left out who was asked for by name
+        runs.run(named, tmp_path / "named")
 
 
 def test_hard_labels_alone_need_no_signals(place: Path, tmp_path: Path, untimed: None) -> None:

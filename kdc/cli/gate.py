@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 SUMMARY = "hold a run against a baseline: pass, fail or inconclusive"
 EPILOG = """examples:
-  kdc gate outputs/latest --save-baseline baseline          record, predictions and artifact of its last variant
+  kdc gate outputs/latest --save-baseline baseline          record, predictions and artifact of what ships
   kdc gate outputs/latest --baseline baseline               by the default rules
   kdc gate outputs/latest --baseline baseline primary.max_drop=1pp latency=null
   kdc gate outputs/latest --baseline outputs/OTHER --rules mine.yaml --junit gate.xml
@@ -37,7 +37,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--baseline", type=Path, metavar="PATH", help="a run, a saved baseline, or a bare record.json")
     what.add_argument("--save-baseline", type=Path, metavar="DIR", help="save RUN's variant as a baseline")
-    parser.add_argument("--variant", metavar="NAME", help="what is gated (the last variant of RUN)")
+    parser.add_argument("--variant", metavar="NAME", help="what is gated (what RUN ships)")
     parser.add_argument("--rules", metavar="RULES", help="default, untimed or a YAML file (default)")
     parser.add_argument("--strict", action="store_true", help="exit 4 unless every rule was decided")
     parser.add_argument("--junit", type=Path, metavar="FILE", help="write JUnit XML")

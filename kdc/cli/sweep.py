@@ -29,11 +29,12 @@ class Outcome:
 
     @property
     def objective(self) -> float:
-        """The last variant's primary metric, for sweepers that optimize; nan where there is none."""
+        """The primary metric of the variant that ships, for sweepers that optimize; nan where there is none."""
         from kdc.report.table import primary
+        from kdc.shipped import shipped
 
-        quality = self.record.variants[-1].quality if self.record is not None and self.record.variants else None
-        return math.nan if quality is None else primary(quality)[1].value
+        ships = shipped(self.record) if self.record is not None else None
+        return primary(ships.quality)[1].value if ships is not None and ships.quality is not None else math.nan
 
 
 def run_job(

@@ -12,6 +12,7 @@ from kdc.errors import KdcError, did_you_mean
 from kdc.gate.bundle import bundled_variant
 from kdc.measure.size import checksum
 from kdc.record import RunRecord, Variant
+from kdc.shipped import shipped
 
 
 @dataclass(frozen=True)
@@ -107,9 +108,10 @@ def _finished(place: Path) -> RunRecord:
 
 
 def _side(place: Path, record: RunRecord, variant: str | None) -> Side:
-    """`variant`, or the last one."""
+    """`variant`, or the one that ships."""
     found = {each.name: each for each in record.variants}
-    name = variant or record.variants[-1].name
+    ships = shipped(record)
+    name = variant or (ships.name if ships else "")
     if name not in found:
         raise KdcError(f"{place} has no variant '{name}'", did_you_mean(name, found))
     return Side(place, record, found[name], place if place.is_dir() else None)

@@ -14,6 +14,7 @@ from kdc.report import table
 from kdc.report.settings import MOST_FLIPS
 from kdc.report.summary import Grid, Row, compared_metric
 from kdc.report.table import Cell
+from kdc.shipped import shipped
 
 if TYPE_CHECKING:
     from kdc.report.charts.svg import Picture
@@ -49,12 +50,13 @@ class Change:
 
 
 def changes(record: RunRecord) -> list[Change]:
-    """All comparisons, those of the last variant first: it is the one that ships."""
+    """All comparisons, those of what ships first, then from the last variant to the first."""
     from kdc.report.charts.changes import groups
 
+    ships = shipped(record)
     return [
         Change(variant, it, _metrics(variant, it), groups(it, f"groups-{number}-{place}"), _flips(it))
-        for number, variant in reversed(list(enumerate(record.variants, 1)))
+        for number, variant in sorted(enumerate(record.variants, 1), key=lambda each: (each[1] is not ships, -each[0]))
         for place, it in enumerate(variant.comparisons, 1)
     ]
 

@@ -1,4 +1,4 @@
-"""The runs of a sweep side by side, each by its last variant: what tells them apart, and which ones nothing beats."""
+"""The runs of a sweep side by side, each by what it ships: what tells them apart, and which ones nothing beats."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from kdc.report.charts import pareto
 from kdc.report.console import plain_table
 from kdc.report.table import Cell
 from kdc.report.verdict import verdict
+from kdc.shipped import shipped
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -43,7 +44,7 @@ class Entry:
 
     @property
     def final(self) -> Variant | None:
-        return self.record.variants[-1] if self.record.run.status == "ok" and self.record.variants else None
+        return shipped(self.record) if self.record.run.status == "ok" else None
 
 
 def read_sweep(folder: Path) -> dict[str, RunRecord]:
@@ -60,8 +61,8 @@ def leaderboard(records: Mapping[str, RunRecord]) -> list[Entry]:
     settings = _settings(list(records.values()))
     points = {}
     for (folder, record), name in zip(records.items(), _short_names(list(records)), strict=True):
-        done = record.run.status == "ok" and record.variants
-        points[folder] = pareto.point(record.variants[-1], on, name) if on and done else None
+        ships = shipped(record) if record.run.status == "ok" else None
+        points[folder] = pareto.point(ships, on, name) if on and ships else None
     placed = [point for point in points.values() if point is not None]
     best = pareto.front(placed, higher_is_better=on.higher_is_better) if on else []
     entries = [

@@ -13,6 +13,7 @@ from kdc.report.loading import loading_snippet
 from kdc.report.summary import Grid
 from kdc.report.table import Cell
 from kdc.report.verdict import verdict
+from kdc.shipped import shipped
 
 WORST_GROUPS, SURE = 3, 0.05
 
@@ -74,8 +75,8 @@ def _audit(record: RunRecord) -> str:
 
 
 def _changes(record: RunRecord) -> str:
-    """What the last variant changed, row by row: the averages above do not tell."""
-    final = record.variants[-1] if record.variants else None
+    """What the variant that ships changed, row by row: the averages above do not tell."""
+    final = shipped(record)
     if final is None or not final.comparisons:
         return ""
     return f"## What {final.name} changed\n\n" + "\n".join(_told(final, each) for each in final.comparisons)

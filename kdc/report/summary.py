@@ -10,6 +10,7 @@ from kdc.record import Comparison, MetricValue, RunRecord, Variant
 from kdc.report import table
 from kdc.report.table import Cell
 from kdc.report.verdict import fair_baseline
+from kdc.shipped import shipped
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,10 @@ class Grid:
 
 
 def tiles(record: RunRecord) -> list[Tile]:
-    """What the last variant is against the baseline; what was not measured has no tile."""
-    reference = table.baseline(record)
-    if reference is None or reference is record.variants[-1]:
+    """What the variant that ships is against the baseline; what was not measured has no tile."""
+    reference, final = table.baseline(record), shipped(record)
+    if reference is None or final is None or reference is final:
         return []
-    final = record.variants[-1]
     found = [_kept(final, reference), _faster(record, final), _smaller(final, reference), _memory(final, reference)]
     return [tile for tile in found if tile is not None]
 

@@ -65,7 +65,7 @@ def sweep_markdown(title: str, records: Mapping[str, RunRecord]) -> str:
         f"# {title}",
         f"**{board.said(entries)}**",
         grid(board.headers(entries), body),
-        "Every run by its last variant, the best quality first; brackets hold 95% intervals.",
+        "Every run by the variant that ships, the best quality first; brackets hold 95% intervals.",
         "\n".join(failures),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"

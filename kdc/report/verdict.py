@@ -1,10 +1,11 @@
-"""One honest sentence about a run: what the last variant kept, what it gained, against which baseline, at what."""
+"""One honest sentence about a run: what ships kept, what it gained, against which baseline, at what."""
 
 from __future__ import annotations
 
 from kdc.measure.workloads import spelled
 from kdc.record import RunRecord, Variant, Versus
 from kdc.report import table
+from kdc.shipped import shipped
 
 UNCLEAR = 1.1
 """A factor below this says nothing where the rounds were too few for an interval: runs of one file differ as much."""
@@ -14,7 +15,7 @@ FEW_ROUNDS = 5
 
 
 def verdict(record: RunRecord) -> str:
-    """The last variant against the baseline (the teacher in torch fp32) and against the teacher in its own runtime.
+    """What ships against the baseline (the teacher in torch fp32) and against the teacher in its own runtime.
 
     Quality that the number of rows cannot tell apart and speed whose interval holds 1 are said to be so.
     """
@@ -23,9 +24,9 @@ def verdict(record: RunRecord) -> str:
         return f"The run failed{where}: {record.run.error or 'no reason was recorded'}"
     if record.run.status == "running":
         return "The run has not ended."
-    if not record.variants:
+    final = shipped(record)
+    if final is None:
         return "No variant was measured."
-    final = record.variants[-1]
     clauses = [c for c in (_quality(record, final), _speed(record, final), _size(record, final)) if c]
     if not clauses:
         return f"{_named(final)} was built; nothing was measured."
