@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from kdc.compress.base import ALL_ROWS, Pass
 from kdc.data.lengths import mean_tokens
 from kdc.measure.calls import FEWEST_CALLS, window_calls
 from kdc.measure.settings import BenchConfig
@@ -91,6 +92,9 @@ class Estimator:
         elif step.name == "predictions":
             shape = self.shapes[parts["artifact"]]
             cost = self._forward(shape, len(self.data.splits["test"]))
+        elif step.name == "compress":
+            shape = self.shapes[parts["model"]]
+            cost = self._compression(shape, parts["pass"])
         else:
             shape = self.shapes[parts["model"]]
             cost = Cost(START_SECONDS, _idle(shape))
@@ -121,6 +125,16 @@ class Estimator:
         epoch += settings["evaluations"] * self._forward(shape, validation).seconds
         peak = PROCESS_BYTES + ADAM_BYTES * shape.parameters + settings["batch_size"] * shape.saved_bytes
         return Cost(START_SECONDS + settings["epochs"] * epoch, peak)
+
+    def _compression(self, shape: Shape, chosen: Pass) -> Cost:
+        """The rows that the pass sees, forward and backward; for the sensitivity of every layer once more each."""
+        from kdc.compress.calibration import BATCH
+
+        train, validation = (len(self.data.splits[split]) for split in ("train", "validation"))
+        rows = 0 if chosen.rows_to_see == ALL_ROWS else min(chosen.rows_to_see, train)
+        times = shape.layers if chosen.edits_plan else 1 + BACKWARD
+        work = self._forward(shape, rows * times + (2 * validation if chosen.judges else 0))
+        return Cost(START_SECONDS + work.seconds, work.peak_bytes + min(rows, BATCH) * shape.saved_bytes)
 
     def _forward(self, shape: Shape, rows: int) -> Cost:
         return Cost(rows * shape.flops / _speed("fp32", shape), _idle(shape))

@@ -125,6 +125,30 @@ def test_later_steps_find_their_model_by_key(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("passes", "rows", "per_layer"),
+    [
+        (["int8"], 0, 0),
+        (["prune_ffn", "compress.prune_ffn.score=fisher", "compress.prune_ffn.calibration_rows=10"], 10 * 3, 0),
+        (["prune_ffn", "compress.prune_ffn.score=fisher", "compress.prune_ffn.calibration_rows=1000"], 64 * 3, 0),
+        (["vocabulary"], 0, 0),
+        (["int8,mixed_precision", "compress.mixed_precision.calibration_rows=10"], 0, 10),
+        (["int8,accuracy_control", "compress.accuracy_control.calibration_rows=10"], 2 * 8, 10),
+    ],
+)
+def test_a_pass_by_what_it_looks_at(passes: list[str], rows: int, per_layer: int, tmp_path: Path) -> None:
+    estimator, data, config = texts(tmp_path, f"compress=[{passes[0]}]", *passes[1:])
+    teacher = estimator.shapes["teacher"] = model_shape(config.teacher, data)
+    chosen = list(config.compress.values())[-1].resolved()
+
+    def nothing(folder: Path, scratch: Path) -> None:
+        raise AssertionError
+
+    cost = estimator.step(Step("compress", {"model": "teacher", "pass": chosen}, nothing), published("cut"))
+    expected = (rows + per_layer * teacher.layers) * teacher.flops / 1e6
+    assert cost.seconds == pytest.approx(estimate.START_SECONDS + expected)
+
+
+@pytest.mark.parametrize(
     ("milliseconds", "warm_up", "timed"),
     [
         (1, 2 * 5, 40),  # calls are short: two windows of five, and as many calls as are asked for
