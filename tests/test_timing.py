@@ -6,12 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from kdc import machine, timing
 from kdc.cli.sweep import time_jobs
 from kdc.config import RunConfig, compose, to_run_config
 from kdc.errors import KdcError
+from kdc.measure.flips import WITHHELD
 from kdc.measure.latency import VariantTiming
 from kdc.measure.rounds import Contender
 from kdc.measure.settings import BenchConfig
@@ -29,6 +32,7 @@ class Stopwatch:
 
     def __init__(self) -> None:
         self.calls: list[tuple[dict[str, Contender], BenchConfig]] = []
+        self.answers: list[str] = []
 
     def __call__(self, contenders: Mapping[str, Contender], bench: BenchConfig, **_: Any) -> dict[str, VariantTiming]:
         self.calls.append((dict(contenders), bench))
@@ -49,6 +53,7 @@ class Stopwatch:
                 0.1,
                 1.0,
                 processes=bench.rounds,
+                answers=self.answers,
                 notes=["not steady"],
             )
             for name, contender in contenders.items()
@@ -101,6 +106,21 @@ def test_one_run(stopwatch: Stopwatch, config: RunConfig, tmp_path: Path) -> Non
     assert "student.onnxruntime: not steady" in run.record.notes
     assert run.record.timing is not None
     assert (run.record.timing.processes, run.record.timing.together) == (3 * bench.rounds, [])
+
+
+def test_answers_of_a_fresh_process_are_held_against_those_that_were_measured(
+    stopwatch: Stopwatch, config: RunConfig, tmp_path: Path
+) -> None:
+    run = untimed(tmp_path / "a", config, teacher_torch="1", student_torch="2")
+    (tmp_path / "a" / "predictions").mkdir(parents=True)
+    for name, measured in (("teacher", ["good", "bad", "good"]), ("student", ["good", WITHHELD, "bad"])):
+        rows = pa.table({"id": run.rows.ids, "prediction": measured})
+        parquet.write_table(rows, tmp_path / "a" / "predictions" / f"{name}.torch.parquet")
+    stopwatch.answers = ["good", "bad", "good"]
+    time_runs([run], Screen())
+    assert [variant.fidelity for variant in run.record.variants] == [{"fresh_process": 1.0}, {"fresh_process": 0.5}]
+    told = [note for note in run.record.notes if "fresh" in note]
+    assert told == ["student.torch: a fresh process answers only 50.0% of 2 rows as quality was measured"]
 
 
 def test_a_step_is_held_against_the_one_before_it(stopwatch: Stopwatch, config: RunConfig, tmp_path: Path) -> None:

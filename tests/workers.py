@@ -19,7 +19,7 @@ def answer(
     memory = dict.fromkeys(("idle_rss_bytes", "loaded_rss_bytes", "peak_rss_bytes"), 10)
     return {
         "timed": [timed] * (len(job["workloads"]) + bool(job["rows"])),
-        "load_seconds": center, "first_call_ms": 9.0, "peak_gpu_bytes": None, **memory,
+        "answers": [], "load_seconds": center, "first_call_ms": 9.0, "peak_gpu_bytes": None, **memory,
     }  # fmt: skip
 
 

@@ -31,6 +31,8 @@ class VariantTiming:
     """Of the first workload alone: what comes after it finds the process warm."""
     processes: int = 0
     """How many it was timed in; none where it was dropped."""
+    answers: list[str] = field(default_factory=list)
+    """Of a fresh process to the rows."""
     notes: list[str] = field(default_factory=list)
 
 
@@ -83,6 +85,7 @@ def _summary(rounds: Rounds, name: str) -> VariantTiming:
         memory=_memory(answers),
         load_seconds=float(median(answer["load_seconds"] for answer in answers)),
         first_call_ms=float(median(calls)) if calls else None,
+        answers=answers[0]["answers"],
         notes=[*rounds.notes[name], *_unsteady(rounds, name)],
     )
 

@@ -122,6 +122,24 @@ def robustness(record: RunRecord) -> Grid:
     return Grid("Quality on perturbed rows", ["variant", "as they are", *names], rows)
 
 
+def parity(record: RunRecord) -> Grid:
+    """What of each artifact, loaded from its files, was held against the model that it was made from."""
+    seen = {v.name: v.fidelity for v in record.variants if v.fidelity}
+    rows: list[Row] = [
+        [
+            name,
+            f"{fidelity['rows']}",
+            f"{fidelity['agreement']:.1%}",
+            f"{fidelity['max_difference'] / fidelity['spread']:.1e}",
+            *(f"{fidelity[key]:.1%}" if key in fidelity else table.MISSING for key in ("in_float", "fresh_process")),
+        ]
+        for name, fidelity in seen.items()
+    ]
+    head = ["variant", "rows", "answers as planned", "largest difference", "answers as in float", "in a fresh process"]
+    caption = "Files, loaded again, against their model rounded as planned (differences in its outputs' spread)"
+    return Grid(caption, head, rows)
+
+
 def files(record: RunRecord) -> Grid:
     """What ships, what it computes, how long it takes until the first answer, and what it adds to an idle Python."""
     rows: list[Row] = [

@@ -105,3 +105,15 @@ def test_what_a_failed_run_did_not_reach_is_a_dash(failed_record):
 def test_a_name_is_shown_without_its_runtime(text_record, name, model):
     variant = text_record.variants[2].model_copy(update={"name": name})
     assert table.model_name(variant) == model
+
+
+def test_parity_of_every_artifact(text_record):
+    seen = {"rows": 64, "agreement": 1.0, "max_difference": 0.5, "spread": 2.0, "fresh_process": 0.99}
+    text_record.variants[0].fidelity = seen
+    text_record.variants[2].fidelity = {**seen, "agreement": 0.984, "in_float": 0.953}
+    parity = summary.parity(text_record)
+    assert [head.split()[0] for head in parity.head] == ["variant", "rows", "answers", "largest", "answers", "in"]
+    assert parity.rows == [
+        ["teacher-torch", "64", "100.0%", "2.5e-01", "-", "99.0%"],
+        ["student+int8-onnxruntime", "64", "98.4%", "2.5e-01", "95.3%", "99.0%"],
+    ]
