@@ -45,10 +45,15 @@ def cross_check(config: RunConfig) -> list[str]:
     return [problem for check in checks for problem in check(config)]
 
 
-def modality(model: ModelConfig) -> str | None:
-    """`text` or `image`, as far as it can be told without loading: None for a hub id."""
+def modality(model: ModelConfig, wanted: str) -> str | None:
+    """`text` or `image`, as far as it can be told without loading: None for a hub id, or for what drawing will tell."""
     if model.architecture is not None:
-        return PLAIN_NETS.get(str(model.architecture.get("model_type")), "text")
+        kind = str(model.architecture.get("model_type"))
+        if wanted == "image" and kind not in PLAIN_NETS:
+            from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES as IMAGES
+
+            return "image" if kind in IMAGES else "text"
+        return PLAIN_NETS.get(kind)
     folder = Path(model.path).expanduser() if model.path else None
     if folder is not None and folder.is_dir():
         if (folder / "preprocessor_config.json").exists():
@@ -91,7 +96,7 @@ def _task(config: RunConfig) -> Iterator[str]:
         if model.architecture is not None and not isinstance(model.architecture.get("model_type"), str):
             named = f"name a transformers model type or one of {', '.join(PLAIN_NETS)}"
             yield f"{role}.architecture.model_type: is missing; {named}"
-        elif (seen := modality(model)) not in (None, task.modality):
+        elif (seen := modality(model, task.modality)) not in (None, task.modality):
             yield (
                 f"{role}: {model.name} reads {seen}s, but dataset {config.dataset.name} holds {task.modality}s; "
                 f"choose {role}={FITTING['student' if isinstance(model, StudentConfig) else 'teacher', task.modality]}"

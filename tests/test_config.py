@@ -333,6 +333,14 @@ def test_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     assert typed(*asked).runtime["torch"].processor == "cuda"
 
 
+@pytest.mark.parametrize("kind", ["vit", "resnet"])
+def test_transformers_that_read_images_from_scratch(kind: str) -> None:
+    digits = ("dataset=digits", "teacher=cnn", "student=none", "~teacher.architecture")
+    assert typed(*digits, f"+teacher.architecture={{model_type: {kind}}}").teacher.architecture == {"model_type": kind}
+    message = problem(*digits, "+teacher.architecture={model_type: bert}")
+    assert message.startswith("teacher: cnn reads texts, but dataset digits holds images")
+
+
 def test_modality_and_depth_of_a_local_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "distilbert", "n_layers": 6}')
     (tmp_path / "tokenizer.json").write_text("{}")

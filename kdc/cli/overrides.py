@@ -129,8 +129,12 @@ def _check_choices(group: str, values: Sequence[Any], extra: Path | None) -> Ite
 
 
 def _repeated(overrides: Sequence[Override]) -> Iterator[str]:
-    keys = [override.key_or_group for override in overrides]
-    for key in dict.fromkeys(keys):
-        if keys.count(key) > 1:
-            given = ", ".join(str(override.input_line) for override in overrides if override.key_or_group == key)
-            yield f"{key}: given {keys.count(key)} times ({given}); keep one"
+    given: dict[str, list[Override]] = {}
+    for override in overrides:
+        given.setdefault(override.key_or_group, []).append(override)
+    for key, own in given.items():
+        # `~key +key=...` gives a mapping anew, which `key=...` would merge with the one that is there
+        anew = len(own) == 2 and own[0].is_delete() and own[1].is_add()
+        if len(own) > 1 and not anew:
+            lines = ", ".join(str(override.input_line) for override in own)
+            yield f"{key}: given {len(own)} times ({lines}); keep one"

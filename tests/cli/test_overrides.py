@@ -6,7 +6,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from kdc.cli.overrides import prepare
-from kdc.compose import quote
+from kdc.compose import compose, quote
 from kdc.errors import KdcError
 
 HOME = str(Path.home())
@@ -82,6 +82,13 @@ def test_what_is_refused(words: list[str], message: str) -> None:
     with pytest.raises(KdcError) as caught:
         prepare(words)
     assert str(caught.value).startswith(message)
+
+
+def test_a_mapping_may_be_given_anew() -> None:
+    anew = ["~teacher.architecture", "+teacher.architecture={model_type: gpt2, n_layer: 2}"]
+    assert compose(prepare(anew)).teacher.architecture == {"model_type": "gpt2", "n_layer": 2}
+    with pytest.raises(KdcError, match="given 2 times"):
+        prepare(anew[::-1])
 
 
 def test_all_problems_are_told_together() -> None:
