@@ -10,7 +10,7 @@ import sys
 import tomllib
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ import yaml
 from scipy.stats import binomtest
 
 from kdc import machine, measure
+from kdc.config import compose, to_run_config
 from kdc.errors import KdcError
 from kdc.measure.settings import BenchConfig
 from kdc.models.build import Built
@@ -280,6 +281,16 @@ def test_real_mutations_are_caught_in_copies_of_the_package(tmp_path: Path) -> N
     ]  # fmt: skip
     assert json.loads(ended.stdout.splitlines()[-1]) == {"mutations": 5, "terms": 2, "missed": 3}
     assert (SCRIPTS.parent / "kdc" / "distill" / "terms" / "logits.py").read_bytes() == before
+
+
+def test_every_combination_of_a_benchmark_composes(script: Any, tmp_path: Path) -> None:
+    shapes, compression = script("bench_shapes"), script("bench_compression")
+    args = SimpleNamespace(teacher=tmp_path, data=tmp_path, runtimes=["onnxruntime", "openvino"])
+    asked = [shapes.words(shape, name, 3) for shape in shapes.SHAPES for name in shapes.variants(shape)]
+    asked += [compression.words(args, base, name) for base in compression.BASES for name in compression.PASSES]
+    assert len(asked) >= 8 * 4 + 50
+    for words in asked:
+        to_run_config(compose(words), overrides=words)
 
 
 def test_sentences_leave_with_all_their_phrases(script: Any) -> None:
