@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 import shutil
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -15,6 +18,8 @@ from kdc.quiet import quiet
 
 MACHINE = "machine.json"
 """What the code was compiled for, and the MACs of its graphs."""
+INTEGER_KERNEL = r"aoti_torch_cpu__q(?:linear|conv\w*)_pointwise\w*\("
+"""How compiled code calls what computes in integers."""
 
 
 @RUNTIMES.register("inductor")
@@ -25,7 +30,7 @@ class Inductor(Runtime):
     loads those that it compiled itself (`kdc.trust`).
     """
 
-    precisions: ClassVar[frozenset[str]] = frozenset({"fp32", "bf16"})
+    precisions: ClassVar[frozenset[str]] = frozenset({"fp32", "bf16", "int8", "int8_static"})
     packages: ClassVar[tuple[str, ...]] = ("torch",)
     name: Literal["inductor"] = "inductor"
 
@@ -50,6 +55,7 @@ class Inductor(Runtime):
         import torch
         from torch._inductor import aoti_compile_and_package, config
 
+        from kdc.export.integer_modules import with_integers
         from kdc.export.modules import export_program
         from kdc.trust import seal
 
@@ -57,11 +63,14 @@ class Inductor(Runtime):
         counted = {}
         for graph in graphs:
             module = graph.module if dtype == torch.float32 else copy.deepcopy(graph.module).to(dtype)
+            if plan.modules:
+                module = with_integers(module, plan, graph.prefix)
             program = export_program(Graph(graph.signature, module, graph.sample), dtype=dtype)
-            macs = _macs(program.module(), graph, dtype)
-            counted[graph.signature.name] = {"macs": macs, "shapes": _shapes(graph.sample)}
+            macs, package = _macs(program.module(), graph, dtype), _package(folder, graph.signature)
             with quiet(), torch.no_grad(), config.patch({"freezing": True}):
-                aoti_compile_and_package(program, package_path=str(_package(folder, graph.signature)))
+                aoti_compile_and_package(program, package_path=str(package))
+            int8 = _integer_macs(module, graph, package)
+            counted[graph.signature.name] = {"macs": macs, "int8": int8, "shapes": _shapes(graph.sample)}
         noted = {"torch": torch.__version__, **self.machine(), "dtype": plan.default, "macs": counted}
         (folder / MACHINE).write_text(json.dumps(noted, indent=1) + "\n", encoding="utf-8")
         seal(folder, [MACHINE, *(_package(folder, graph.signature).name for graph in graphs)])
@@ -98,7 +107,8 @@ class Inductor(Runtime):
         for name, arrays in feeds.items():
             if counted[name]["shapes"] != _shapes(arrays):
                 raise ValueError(f"{name} was counted for {counted[name]['shapes']}, not for {_shapes(arrays)}")
-        return Macs(total=sum(counted[signature.name]["macs"] for signature in signatures))
+        total, int8 = (sum(counted[signature.name][kind] for signature in signatures) for kind in ("macs", "int8"))
+        return Macs(total=total, int8=int8)
 
 
 def _package(folder: Path, signature: Signature) -> Path:
@@ -129,6 +139,33 @@ def _callable(package: Any, signature: Signature, dtype: Any) -> Any:
         }
 
     return call
+
+
+def _integer_macs(module: Any, graph: Graph, package: Path) -> int:
+    """MACs of the calls of integer kernels that the compiler made, in the code that it compiled.
+
+    It melts a planned module into one or leaves it in float, and does not say which: all of them, or none are counted.
+    """
+    import torch
+
+    from kdc.export.integer_modules import IntegerModule
+
+    macs: list[int] = []
+
+    def count(part: Any, inputs: Any, output: Any) -> None:
+        macs.append(output.numel() * math.prod(part.integers.shape[1:]))
+
+    hooks = [part.register_forward_hook(count) for part in module.modules() if isinstance(part, IntegerModule)]
+    try:
+        with torch.no_grad():
+            module(*_inputs(graph.sample, graph.signature, torch.float32))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    with zipfile.ZipFile(package) as files:
+        code = [files.read(name).decode() for name in files.namelist() if name.endswith(".cpp")]
+    calls = sum(len(re.findall(INTEGER_KERNEL, text)) for text in code)
+    return sum(macs) if calls >= len(macs) else 0
 
 
 def _macs(module: Any, graph: Graph, dtype: Any) -> int:
