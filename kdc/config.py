@@ -173,7 +173,7 @@ class _Typing:
         self._unchosen(f"runtime.{AUTO}", [key for key in raw[AUTO] if key != "name"], f"{AUTO} has no settings")
         named = {key: entry for key, entry in raw.items() if key != AUTO}
         found: dict[str, Any] = {}
-        for name, runtime in RUNTIMES.items():
+        for name, runtime in sorted(RUNTIMES.items()):  # in whatever order they were imported
             if name in named:
                 continue
             if problem := unusable(runtime.model_validate({"name": name})):

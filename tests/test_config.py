@@ -316,12 +316,12 @@ def test_auto_takes_every_runtime_that_works_here(monkeypatch: pytest.MonkeyPatc
     told: list[str] = []
     monkeypatch.setattr(checks, "unusable", lambda runtime: "no compiler" if runtime.name == "inductor" else None)
     auto = to_run_config(compose(["runtime=auto"]), notify=told.append)
-    assert list(auto.runtime) == ["torch", "onnxruntime", "openvino"]
-    assert auto.optional_runtimes == ("torch", "onnxruntime", "openvino")
+    assert list(auto.runtime) == ["onnxruntime", "openvino", "torch"]
+    assert auto.optional_runtimes == ("onnxruntime", "openvino", "torch")
     assert told == ["runtime=auto leaves inductor out: no compiler"]
     both = typed("runtime=[openvino,auto]")
-    assert list(both.runtime) == ["openvino", "torch", "onnxruntime"]
-    assert both.optional_runtimes == ("torch", "onnxruntime")
+    assert list(both.runtime) == ["openvino", "onnxruntime", "torch"]
+    assert both.optional_runtimes == ("onnxruntime", "torch")
     assert problem("runtime=auto", "runtime.auto.device=cuda") == "runtime.auto.device: auto has no settings"
 
 

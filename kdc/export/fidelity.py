@@ -28,8 +28,7 @@ class Tolerance:
 EXACT, HALF, ROUNDED = Tolerance(1.0, 1e-3), Tolerance(0.95, 0.5), Tolerance(0.98, 0.3)
 """In 32 bits; in 16; in integers, against the same integers in float, where a sum now and then rounds the other way.
 
-Such a flip may change as much as rounding itself does, which is more than these in a model that rounding breaks. An
-answer whose two best outputs lie closer than the difference allowed is a tie and may go either way.
+An answer whose two best outputs lie closer than the difference allowed is a tie and may go either way.
 """
 
 
@@ -56,22 +55,16 @@ def trial_batches(session: Session, examples: Examples) -> list[Arrays]:
     return batches
 
 
-def check_fidelity(
-    what: str, ours: list[Arrays], theirs: list[Arrays], precision: Precision, rounding: float = 0.0
-) -> Fidelity:
-    """Hold outputs, batch by batch, against those that they should be; a breach raises KdcError that names `what`.
-
-    `rounding` is how far those lie from what the model in float puts out.
-    """
+def check_fidelity(what: str, ours: list[Arrays], theirs: list[Arrays], precision: Precision) -> Fidelity:
+    """Hold outputs, batch by batch, against those that they should be; a breach raises KdcError that names `what`."""
     tolerance = {"fp32": EXACT, "bf16": HALF, "fp16": HALF}.get(precision, ROUNDED)
     seen = compare(ours, theirs, tolerance.difference)
-    allowed = max(tolerance.difference * seen.spread, rounding)
-    if not (seen.agreement >= tolerance.agreement and seen.max_difference <= allowed):
+    if not (seen.agreement >= tolerance.agreement and seen.max_difference <= tolerance.difference * seen.spread):
         raise KdcError(
             f"{what} ({precision}) does not compute what the model computes: "
             f"{seen.agreement:.1%} of the answers agree (at least {tolerance.agreement:.0%} must) and the largest "
             f"difference is {seen.max_difference:.3g}, {seen.max_difference / seen.spread:.2g} of the outputs' spread "
-            f"({allowed / seen.spread:.2g} is allowed)",
+            f"({tolerance.difference:g} is allowed)",
             "report this as a bug",
             exit_code=1,
         )

@@ -80,7 +80,7 @@ def test_complete(line: str, found: list[str]) -> None:
 def test_complete_a_new_word() -> None:
     assert "run" in complete("kdc ")
     assert "compress=" in complete("kdc run teacher=bert ")
-    others = [f"runtime=[onnxruntime,{name}" for name in ("inductor", "openvino", "torch")]
+    others = [f"runtime=[onnxruntime,{name}" for name in ("auto", "inductor", "openvino", "torch")]
     assert complete("kdc run runtime=[onnxruntime,") == others
 
 
