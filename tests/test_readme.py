@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests import tiny
 
 ROOT = Path(__file__).parent.parent
@@ -31,9 +33,10 @@ def test_what_ships_answers_without_kdc(tmp_path: Path) -> None:
     assert done.stdout.splitlines() == [answers[i] for i in rows]
 
 
-def test_figures_are_those_that_a_script_wrote() -> None:
+@pytest.mark.parametrize("name", ["training", "distillation"])
+def test_figures_are_those_that_a_script_wrote(name: str) -> None:
     lines = (ROOT / "README.md").read_text().splitlines()
-    written = (ROOT / "scripts" / "results" / "training.md").read_text().splitlines()
+    written = (ROOT / "scripts" / "results" / f"{name}.md").read_text().splitlines()
     table = [line for line in written if line.startswith("|")]
     assert len(table) > 4
     assert set(table) <= set(lines)
