@@ -111,7 +111,8 @@ def _side(place: Path, record: RunRecord, variant: str | None) -> Side:
     """`variant`, or the one that ships."""
     found = {each.name: each for each in record.variants}
     ships = shipped(record)
-    name = variant or (ships.name if ships else "")
+    assert ships is not None, "a run without variants is refused before"
+    name = variant or ships.name
     if name not in found:
         raise KdcError(f"{place} has no variant '{name}'", did_you_mean(name, found))
     return Side(place, record, found[name], place if place.is_dir() else None)

@@ -14,7 +14,7 @@ from kdc.report.charts import gain as gain_charts
 from kdc.report.charts import latency as latency_charts
 from kdc.report.charts import pareto, training
 from kdc.report.charts.svg import Picture
-from kdc.report.loading import loading_snippet
+from kdc.report.loading import loadable, loading_snippet
 from kdc.report.page import render
 from kdc.report.verdict import verdict
 
@@ -24,7 +24,7 @@ def write_html(record: RunRecord, path: Path) -> None:
 
 
 def run_page(record: RunRecord) -> str:
-    final = next((variant for variant in reversed(record.variants) if variant.artifact), None)
+    final = loadable(record)
     code = loading_snippet(final) if final else ""
     broken = changes.changes(record)
     tradeoff = _tradeoff(record)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from kdc.record import Artifact, Variant
+from kdc.record import Artifact, RunRecord, Variant
+from kdc.shipped import shipped
 
 LABELS = """\
 import json
@@ -62,6 +63,14 @@ logits = torch._inductor.aoti_load_package(f"{{folder}}/forward.pt2")(*inputs.va
 """
 
 ANSWER = "print([labels[i] for i in logits.argmax(-1)])\n"
+
+
+def loadable(record: RunRecord) -> Variant | None:
+    """What ships; of a run that failed before it had files, the last variant that has some."""
+    ships = shipped(record)
+    if ships is not None and ships.artifact is not None:
+        return ships
+    return next((variant for variant in reversed(record.variants) if variant.artifact), None)
 
 
 def loading_snippet(variant: Variant) -> str:

@@ -9,7 +9,7 @@ from kdc.files import write_atomically
 from kdc.record import Comparison, RunRecord, Variant
 from kdc.report import gain, ledger, summary, table
 from kdc.report.audit import audit, unheard
-from kdc.report.loading import loading_snippet
+from kdc.report.loading import loadable, loading_snippet
 from kdc.report.summary import Grid
 from kdc.report.table import Cell
 from kdc.report.verdict import verdict
@@ -105,7 +105,7 @@ def _latency(record: RunRecord) -> str:
 
 
 def _without_kdc(record: RunRecord) -> str:
-    final = next((variant for variant in reversed(record.variants) if variant.artifact), None)
+    final = loadable(record)
     if final is None or not (code := loading_snippet(final)):
         return ""
     return f"## Use it without kdc\n\n```python\n{code}```"

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from kdc.record import RunRecord
+from kdc.report.html import run_page
 from kdc.report.markdown import markdown, write_markdown
 from kdc.report.verdict import verdict
 
@@ -69,3 +70,13 @@ def test_a_run_that_just_began(status):
 def test_written_as_utf8(text_record, tmp_path):
     write_markdown(text_record, tmp_path / "report.md")
     assert "84.9–88.0" in (tmp_path / "report.md").read_text(encoding="utf-8")
+
+
+def test_pages_show_how_to_load_what_ships(text_record):
+    """The fastest of the last step, not the last: that one would be loaded from another folder."""
+    slower = text_record.variants[-1].model_copy(deep=True, update={"name": "student+int8-openvino"})
+    slower.artifact.path, slower.latency[0].p50_ms = "artifacts/student+int8-openvino", 9.0
+    text_record.variants.append(slower)
+    for page in (markdown(text_record), run_page(text_record)):
+        assert "artifacts/student+int8-onnxruntime" in page
+        assert "artifacts/student+int8-openvino" not in page
