@@ -69,7 +69,7 @@ class Inductor(Runtime):
             macs, package = _macs(program.module(), graph, dtype), _package(folder, graph.signature)
             with quiet(), torch.no_grad(), config.patch({"freezing": True}):
                 aoti_compile_and_package(program, package_path=str(package))
-            int8 = _integer_macs(module, graph, package)
+            int8 = _integer_macs(module, graph, package) if plan.modules else 0
             counted[graph.signature.name] = {"macs": macs, "int8": int8, "shapes": _shapes(graph.sample)}
         noted = {"torch": torch.__version__, **self.machine(), "dtype": plan.default, "macs": counted}
         (folder / MACHINE).write_text(json.dumps(noted, indent=1) + "\n", encoding="utf-8")

@@ -133,6 +133,14 @@ def test_bf16_is_compiled_too(built: Built, tmp_path: Path) -> None:
     assert seen["fidelity"]["max_difference"] > 0
 
 
+def test_pictures_in_bf16_are_compiled_too(tmp_path: Path) -> None:
+    pictures = tiny.pictures(12)
+    small = tiny.built_net(pictures, "cnn")
+    plan = Bf16(name="bf16").apply(small.model, PrecisionPlan()).plan
+    seen = export_verified(small, plan, Inductor(), tiny.task("image-classification"), pictures, tmp_path)
+    assert (seen["precision"], seen["macs"]["int8"]) == ("bf16", 0)
+
+
 def test_a_missing_compiler_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     monkeypatch.setattr("kdc.export.inductor.shutil.which", lambda name: None)
