@@ -149,9 +149,10 @@ class _Typing:
             "report": self._model(ReportConfig, data.get("report"), "report"),
         }
         told = frozenset(key for key in typed if any(re.match(rf"{key}\b", problem) for problem in self.problems))
+        if "optional_runtimes" in data:
+            self.problems.append(f"optional_runtimes: no such key; choose runtime={AUTO}")
         whole = {key: value for key, value in {**data, **typed}.items() if key not in told}
-        if optional:
-            whole["optional_runtimes"] = optional
+        whole["optional_runtimes"] = optional
         return self._model(RunConfig, whole, "", told)
 
     def _model(self, model: type[M], raw: Any, where: str, told: frozenset[str] = frozenset()) -> M | None:

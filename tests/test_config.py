@@ -325,6 +325,10 @@ def test_auto_takes_every_runtime_that_works_here(monkeypatch: pytest.MonkeyPatc
     assert problem("runtime=auto", "runtime.auto.device=cuda") == "runtime.auto.device: auto has no settings"
 
 
+def test_what_auto_becomes_is_no_key() -> None:
+    assert problem("+optional_runtimes=[torch]") == "optional_runtimes: no such key; choose runtime=auto"
+
+
 def test_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     asked = ("compress=none", "runtime=torch", "runtime.torch.device=cuda")
