@@ -13,6 +13,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from kdc.compress.base import ALL_ROWS, Pass
+from kdc.compress.calibration import BATCH
 from kdc.data.lengths import mean_tokens
 from kdc.measure.calls import FEWEST_CALLS, window_calls
 from kdc.measure.settings import BenchConfig
@@ -128,8 +129,6 @@ class Estimator:
 
     def _compression(self, shape: Shape, chosen: Pass) -> Cost:
         """The rows that the pass sees, forward and backward; for the sensitivity of every layer once more each."""
-        from kdc.compress.calibration import BATCH
-
         train, validation = (len(self.data.splits[split]) for split in ("train", "validation"))
         rows = 0 if chosen.rows_to_see == ALL_ROWS else min(chosen.rows_to_see, train)
         times = shape.layers if chosen.edits_plan else 1 + BACKWARD
