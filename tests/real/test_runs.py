@@ -81,3 +81,20 @@ def test_mnist(shared_data: Path, tmp_path: Path) -> None:
     parameters = {v.stage: v.parameters.total for v in record.variants if v.parameters}
     teacher, student = 784 * 256 + 256 * 128 + 128 * 10 + 394, 784 * 128 + 128 * 64 + 64 * 10 + 202
     assert parameters == {"teacher": teacher, "student": student, "student+int8": student}
+
+
+def test_mnist_without_half_of_the_channels(shared_data: Path, tmp_path: Path) -> None:
+    record = run("mnist_cnn", shared_data, tmp_path, "dataset.limit=3000", "teacher.epochs=6")
+
+    def weights(first: int, second: int) -> int:
+        """Of two convolutions with their batch norms, and two linears."""
+        convolutions = 9 * first + 3 * first + 9 * first * second + 3 * second
+        return convolutions + (49 * second * 128 + 128) + (128 * 10 + 10)
+
+    parameters = {v.stage: v.parameters.total for v in record.variants if v.parameters}
+    pruned = "teacher+prune_channels"
+    half = weights(16, 32)
+    assert parameters == {"teacher": weights(32, 64), pruned: half, f"{pruned}+int8_static": half}
+    assert score(record, "teacher.torch", "accuracy") > 0.9
+    assert score(record, f"{pruned}.onnxruntime", "accuracy") > 0.9
+    assert score(record, f"{pruned}+int8_static.onnxruntime", "accuracy") > 0.9
