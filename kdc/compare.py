@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 ABSENT = object()
-PLACES = frozenset({"name", "cache_dir"})
-"""Settings that say where and under what name a run was made, not what was made."""
+PLACES = frozenset({"name", "cache_dir", "optional_runtimes"})
+"""Settings that say where, under what name and by which words a run was made, not what was made."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def settings(runs: Sequence[Column]) -> list[list[str]]:
 def results(runs: Sequence[Column]) -> tuple[list[list[Cell]], list[str]]:
     """For each variant its quality, size and latency in every run, with the change against the first run; and notes.
 
-    Variants go by their names; where the runs end in different ones, the last ones are compared too.
+    Variants go by their names; where different ones ship, these are compared too.
     """
     notes: dict[str, None] = {}
     rows = []

@@ -166,22 +166,38 @@ class _Typing:
         return None
 
     def _installed(self, raw: Any) -> tuple[Any, tuple[str, ...]]:
-        """`runtime=auto` as the runtimes that this machine can run and that are not chosen by name; and their names."""
-        from kdc.checks import unusable
+        """`runtime=auto` as the runtimes that this machine can run and that are not chosen by name; and their names.
 
+        Settings that stand under the name of one are its own.
+        """
         if not isinstance(raw, Mapping) or raw.get(AUTO) is None:
             return raw, ()
+        others = {key: entry for key, entry in raw.items() if key != AUTO}
+        if not isinstance(raw[AUTO], Mapping) or raw[AUTO].get("name") != AUTO:
+            self.problems.append(f"runtime.{AUTO}: choose it: runtime={AUTO} (got {raw[AUTO]!r})")
+            return others, ()
         self._unchosen(f"runtime.{AUTO}", [key for key in raw[AUTO] if key != "name"], f"{AUTO} has no settings")
-        named = {key: entry for key, entry in raw.items() if key != AUTO}
+        named = {entry["name"] for entry in others.values() if isinstance(entry, Mapping) and "name" in entry}
         found: dict[str, Any] = {}
         for name, runtime in sorted(RUNTIMES.items()):  # in whatever order they were imported
-            if name in named:
+            settings = others.get(name, {})
+            if name in named or not isinstance(settings, Mapping):  # chosen by name, or switched off
                 continue
-            if problem := unusable(runtime.model_validate({"name": name})):
+            entry = {"name": name, **settings}
+            if problem := self._no_use(runtime, entry):
                 self._notify(f"runtime={AUTO} leaves {name} out: {problem}")
             else:
-                found[name] = {"name": name}
-        return {**named, **found}, tuple(found)
+                found[name] = entry
+        return {**others, **found}, tuple(found)
+
+    def _no_use(self, runtime: type[Runtime], entry: Mapping[str, Any]) -> str | None:
+        """Why a runtime is not taken here; None where it is, or where its settings are told to be wrong later."""
+        from kdc.checks import unusable
+
+        try:
+            return unusable(runtime.model_validate(entry))
+        except ValidationError:
+            return None if set(entry) - {"name"} else "it has settings that must be given"
 
     def _student(self, raw: Any) -> StudentConfig | None:
         if isinstance(raw, Mapping) and raw.get("name") == "none":

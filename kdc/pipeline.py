@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -194,22 +195,37 @@ class _Run:
         cells, notes = walk.cells(self.config, points)
         self.record.notes += notes
         variants: list[Variant] = []
-        left_out: dict[str, Exception] = {}
-        for point, runtime in cells:
-            try:
-                variant = walk.export(point, runtime, data, self.world, self._publish)
-            except Exception as error:  # whatever a compiler raises: with runtime=auto, another takes its place
-                if not variants or runtime.name not in self.config.optional_runtimes:
+        unfit: dict[str, Exception] = {}
+        """Runtimes that do not hold the teacher, so that no gain in them could be told from their own."""
+        for point, group in groupby(cells, key=lambda cell: cell[0]):
+            errors = []
+            before = len(variants)
+            for _, runtime in group:
+                if runtime.name in unfit:
+                    errors.append(unfit[runtime.name])
+                    continue
+                try:
+                    variant = walk.export(point, runtime, data, self.world, self._publish)
+                except (OSError, MemoryError):  # says nothing of the runtime
                     raise
-                left_out[point.name] = error
-                self.record.notes.append(f"{point.name}: {runtime.name} is left out: {in_one_line(error)}")
-                continue
-            variants.append(variant)
-            self.record.variants.append(self._describe(variant))
-        for name in left_out.keys() - {variant.point.name for variant in variants}:
-            raise left_out[name]
+                except Exception as error:  # whatever a compiler raises: with runtime=auto, another takes its place
+                    if not variants or runtime.name not in self.config.optional_runtimes:
+                        raise
+                    errors.append(error)
+                    if point is points[0]:
+                        unfit[runtime.name] = error
+                    self._note(f"{point.name}: {runtime.name} is left out: {in_one_line(error)}")
+                    continue
+                variants.append(variant)
+                self.record.variants.append(self._describe(variant))
+            if len(variants) == before and errors:
+                raise errors[-1]
         self.record.baseline = variants[0].name
         return variants
+
+    def _note(self, said: str) -> None:
+        self.record.notes.append(said)
+        self.world.screen.say(f"  {said}")
 
     def _describe(self, variant: Variant) -> records.Variant:
         from kdc.measure.size import artifact_size

@@ -204,12 +204,15 @@ class Flip(_Part):
     """By variant: pieces of the input and how much each spoke for the variant's own answer, signed."""
 
 
+Role = Literal["teacher", "before", "runtime"]
+
+
 class Comparison(_Part):
     """One variant against another on the same test rows: what broke, and how sure that is."""
 
     against: str
-    role: Literal["teacher", "before"]
-    """Against the baseline teacher, or against the step before in the same runtime."""
+    role: Role
+    """Against the baseline teacher, the step before in the same runtime, or the same step in the first runtime."""
     metrics: dict[str, Difference]
     churn: Churn
     groups: list[GroupChange] = Field(default_factory=list)
@@ -298,7 +301,8 @@ class Variant(_Part):
     excluded: dict[str, str] = Field(default_factory=dict)
     """Modules that a precision pass left in float, and why."""
     fidelity: dict[str, Any] | None = None
-    """The loaded artifact held against the torch model: argmax agreement, largest difference."""
+    """The loaded artifact held against the torch model: argmax agreement, largest difference; and what processes that
+    loaded it anew (`fresh_process`, a share of `fresh_rows`) answer as when quality was measured."""
     latency: list[Latency] = Field(default_factory=list)
     load_seconds: float | None = None
     first_call_ms: float | None = None

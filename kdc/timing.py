@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from kdc.config import RunConfig
 
 
-FRESH = 0.98
-"""Fewer answers in common than this are not rounding, which a row alone and a row in a batch may differ by."""
+FRESH = 0.02
+"""A larger share of other answers is not rounding, which a row alone and a row in a batch may differ by; one row is."""
 
 
 @dataclass(frozen=True)
@@ -116,9 +116,10 @@ def _fresh(variant: Variant, answers: Sequence[str], run: Untimed) -> Iterator[s
     pairs = [(known[row], answer) for row, answer in zip(run.rows.ids, answers, strict=True) if row in known]
     if not pairs:
         return
-    share = sum(before == now for before, now in pairs) / len(pairs)
-    variant.fidelity = {**(variant.fidelity or {}), "fresh_process": share}
-    if share < FRESH:
+    other = sum(before != now for before, now in pairs)
+    share = 1 - other / len(pairs)
+    variant.fidelity = {**(variant.fidelity or {}), "fresh_process": share, "fresh_rows": len(pairs)}
+    if other > max(1, FRESH * len(pairs)):
         yield f"{variant.name}: a fresh process answers only {share:.1%} of {len(pairs)} rows as quality was measured"
 
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from kdc import stages
 from kdc.arrangement import STUDENT, Arm, Arrangement, Enter, Point
 from kdc.compress.base import Pass
 from kdc.export.base import RUNTIMES, Runtime
 from kdc.measure.robustness import perturb
+from kdc.record import Role
 from kdc.stages import Data, World
 from kdc.store import Published
 
@@ -117,10 +118,11 @@ def perturbed(data: Data, names: Sequence[str], seed: int) -> Iterator[tuple[str
         yield name, replace(data, splits={**data.splits, "test": rows}, fingerprints=fingerprints)
 
 
-def compared(variant: Variant, variants: Sequence[Variant]) -> list[tuple[Literal["teacher", "before"], Variant]]:
-    """What a variant is held against: the baseline teacher, and the step before in its own runtime, else in torch.
+def compared(variant: Variant, variants: Sequence[Variant]) -> list[tuple[Role, Variant]]:
+    """What a variant is held against: the baseline teacher, the step before in its own runtime, else in torch, and
+    itself in the first runtime.
 
-    One comparison where both are the same, none for the baseline.
+    One comparison where some are the same, none for the baseline.
     """
     baseline = variants[0]
     if variant is baseline:
@@ -128,5 +130,9 @@ def compared(variant: Variant, variants: Sequence[Variant]) -> list[tuple[Litera
     found = {(other.point.name, other.runtime.name): other for other in variants}
     steps = [(parent, name) for parent in variant.point.parents for name in (variant.runtime.name, BASELINE_RUNTIME)]
     before = next((found[step] for step in steps if step in found), baseline)
-    pairs: list[tuple[Literal["teacher", "before"], Variant]] = [("teacher", baseline)]
-    return pairs if before is baseline else [*pairs, ("before", before)]
+    first = next(other for other in variants if other.point.name == variant.point.name)
+    pairs: dict[str, tuple[Role, Variant]] = {baseline.name: ("teacher", baseline)}
+    pairs.setdefault(before.name, ("before", before))
+    if first is not variant:
+        pairs.setdefault(first.name, ("runtime", first))
+    return list(pairs.values())

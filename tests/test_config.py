@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from omegaconf import OmegaConf
@@ -13,6 +13,7 @@ from kdc import checks
 from kdc.compose import compose
 from kdc.config import RunConfig, to_run_config
 from kdc.errors import KdcError
+from kdc.export.base import RUNTIMES
 
 
 def typed(*overrides: str, notes: list[str] | None = None, extra: Path | None = None) -> RunConfig:
@@ -322,7 +323,30 @@ def test_auto_takes_every_runtime_that_works_here(monkeypatch: pytest.MonkeyPatc
     both = typed("runtime=[openvino,auto]")
     assert list(both.runtime) == ["openvino", "onnxruntime", "torch"]
     assert both.optional_runtimes == ("onnxruntime", "torch")
+    own = typed("runtime=auto", "+runtime.mine={name: torch}", "+runtime.onnxruntime=null", "compress=none")
+    assert list(own.runtime) == ["mine", "openvino"]
+    assert own.optional_runtimes == ("openvino",)
+    assert typed("runtime=auto", "+runtime.torch.device=cpu").runtime["torch"].model_dump()["device"] == "cpu"
+    assert problem("runtime=auto", "+runtime.torch.devise=cpu") == (
+        "runtime.torch.devise: no such key of torch; did you mean 'device'?"
+    )
     assert problem("runtime=auto", "runtime.auto.device=cuda") == "runtime.auto.device: auto has no settings"
+
+
+@pytest.mark.parametrize("entry", ["5", "on", "{name: torch}"])
+def test_auto_is_chosen_by_its_name_alone(entry: str) -> None:
+    assert problem(f"runtime.auto={entry}").startswith("runtime.auto: choose it: runtime=auto (got ")
+
+
+def test_auto_leaves_out_what_needs_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Remote(RUNTIMES["torch"]):  # type: ignore[misc]
+        name: Literal["remote"] = "remote"
+        address: str
+
+    monkeypatch.setitem(RUNTIMES._items, "remote", Remote)
+    told: list[str] = []
+    assert "remote" not in to_run_config(compose(["runtime=auto"]), notify=told.append).runtime
+    assert "runtime=auto leaves remote out: it has settings that must be given" in told
 
 
 def test_what_auto_becomes_is_no_key() -> None:

@@ -61,12 +61,12 @@ def execute(args: argparse.Namespace) -> int:
     return 0
 
 
-def _candidate(args: argparse.Namespace) -> Side:
+def _candidate(args: argparse.Namespace, *, like: Path | None = None) -> Side:
     from kdc.gate.side import open_candidate
     from kdc.registry import load_plugins
 
     load_plugins(args.plugin)
-    return open_candidate(args.run, args.variant)
+    return open_candidate(args.run, args.variant, like=like)
 
 
 def _gate(args: argparse.Namespace) -> int:
@@ -103,7 +103,7 @@ def _judged(args: argparse.Namespace) -> GateReport:
     from kdc.screen import Screen
     from kdc.store import default_root
 
-    candidate = _candidate(args)
+    candidate = _candidate(args, like=args.baseline)
     rules = load_rules(args.rules or DEFAULT, args.overrides)
     baseline = open_baseline(args.baseline, candidate)
     screen = Screen()

@@ -29,12 +29,15 @@ class Outcome:
 
     @property
     def objective(self) -> float:
-        """The primary metric of the variant that ships, for sweepers that optimize; nan where there is none."""
-        from kdc.report.table import primary
-        from kdc.shipped import shipped
+        """The primary metric after the last step, for sweepers that optimize; nan where there is none.
 
-        ships = shipped(self.record) if self.record is not None else None
-        return primary(ships.quality)[1].value if ships is not None and ships.quality is not None else math.nan
+        In the first runtime: which of several ships is known when all jobs are timed, at the sweep's end.
+        """
+        from kdc.report.table import primary
+
+        variants = self.record.variants if self.record is not None else []
+        last = next((variant for variant in variants if variant.stage == variants[-1].stage), None)
+        return primary(last.quality)[1].value if last is not None and last.quality is not None else math.nan
 
 
 def run_job(

@@ -66,7 +66,9 @@ class Inductor(Runtime):
             if plan.modules:
                 module = with_integers(module, plan, graph.prefix)
             program = export_program(Graph(graph.signature, module, graph.sample), dtype=dtype)
-            macs, package = _macs(program.module(), graph, dtype), _package(folder, graph.signature)
+            # rounding may add to a module what is no part of its work, so MACs are those of the model in float
+            counts = export_program(graph, dtype=dtype) if plan.modules else program
+            macs, package = _macs(counts.module(), graph, dtype), _package(folder, graph.signature)
             with quiet(), torch.no_grad(), config.patch({"freezing": True}):
                 aoti_compile_and_package(program, package_path=str(package))
             int8 = _integer_macs(module, graph, package) if plan.modules else 0
@@ -153,7 +155,7 @@ def _integer_macs(module: Any, graph: Graph, package: Path) -> int:
     macs: list[int] = []
 
     def count(part: Any, inputs: Any, output: Any) -> None:
-        macs.append(output.numel() * math.prod(part.integers.shape[1:]))
+        macs.append(output.numel() * math.prod(part.integers.shape[1:]) // (2 if part.padded else 1))
 
     hooks = [part.register_forward_hook(count) for part in module.modules() if isinstance(part, IntegerModule)]
     try:

@@ -72,11 +72,18 @@ class Side:
         return whole if len(whole) == len(found) else None
 
 
-def open_candidate(place: Path, variant: str | None = None) -> Side:
-    """A variant of a finished run's folder (the last one by default), with predictions and artifact in place."""
+def open_candidate(place: Path, variant: str | None = None, *, like: Path | None = None) -> Side:
+    """A variant of a finished run's folder, with predictions and artifact in place.
+
+    By default what ships; where the run has one of the name of the variant that was saved in `like`, that one: which of
+    two runtimes is a little faster today must not decide what is compared with what.
+    """
     if place.is_file():
         raise KdcError(f"{place} is a file; what is gated must have its artifact", "name the folder of the run")
-    side = _side(place, _finished(place), variant)
+    record = _finished(place)
+    saved = bundled_variant(like) if like is not None else None
+    known = any(each.name == saved for each in record.variants)
+    side = _side(place, record, variant or (saved if known else None))
     for what, found in (("predictions", side.predictions), ("artifact", side.artifact)):
         if found is None:
             raise KdcError(f"{place} has no {what} of {side.variant.name} any more", "name the folder of a whole run")
@@ -84,7 +91,7 @@ def open_candidate(place: Path, variant: str | None = None) -> Side:
 
 
 def open_baseline(place: Path, candidate: Side) -> Side:
-    """What the candidate is held against: the variant of its name, else the last one; of a bundle, the one in it."""
+    """What the candidate is held against: the variant of its name, else what ships; of a bundle, the one in it."""
     bundled = bundled_variant(place)
     record = _finished(place)
     named = any(variant.name == candidate.variant.name for variant in record.variants)

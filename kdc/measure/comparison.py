@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 
@@ -12,10 +11,8 @@ from kdc.measure.flips import worst_flips
 from kdc.measure.paired import hits_difference, holm, resampled_difference
 from kdc.measure.scores import Scores
 from kdc.measure.slices import Slice
-from kdc.record import Churn, Comparison, Difference, GroupChange
+from kdc.record import Churn, Comparison, Difference, GroupChange, Role
 from kdc.tasks.base import Task
-
-Role = Literal["teacher", "before"]
 
 
 def compare(

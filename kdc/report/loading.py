@@ -66,11 +66,9 @@ ANSWER = "print([labels[i] for i in logits.argmax(-1)])\n"
 
 
 def loadable(record: RunRecord) -> Variant | None:
-    """What ships; of a run that failed before it had files, the last variant that has some."""
+    """What ships, if it has files."""
     ships = shipped(record)
-    if ships is not None and ships.artifact is not None:
-        return ships
-    return next((variant for variant in reversed(record.variants) if variant.artifact), None)
+    return ships if ships is not None and ships.artifact is not None else None
 
 
 def loading_snippet(variant: Variant) -> str:

@@ -124,14 +124,17 @@ def robustness(record: RunRecord) -> Grid:
 
 def parity(record: RunRecord) -> Grid:
     """What of each artifact, loaded from its files, was held against the model that it was made from."""
-    seen = {v.name: v.fidelity for v in record.variants if v.fidelity}
+    seen = {v.name: v.fidelity for v in record.variants if v.fidelity and "rows" in v.fidelity}
     rows: list[Row] = [
         [
             name,
             f"{fidelity['rows']}",
             f"{fidelity['agreement']:.1%}",
             f"{fidelity['max_difference'] / fidelity['spread']:.1e}",
-            *(f"{fidelity[key]:.1%}" if key in fidelity else table.MISSING for key in ("in_float", "fresh_process")),
+            f"{fidelity['in_float']:.1%}" if "in_float" in fidelity else table.MISSING,
+            f"{fidelity['fresh_process']:.1%} of {fidelity['fresh_rows']}"
+            if "fresh_rows" in fidelity
+            else table.MISSING,
         ]
         for name, fidelity in seen.items()
     ]
