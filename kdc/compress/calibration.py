@@ -99,10 +99,11 @@ class Calibration:
             model.eval()(**batch)
 
     def seen_by(self, model: nn.Module, names: list[str]) -> Iterator[dict[str, list[Tensor]]]:
-        """What the named modules read, and convolutions put out, batch by batch, `[values]` each; of texts at real
-        tokens alone."""
+        """What the named modules read, and convolutions put out, batch by batch, `[values]` each; linears of texts at
+        real tokens alone."""
         import torch
 
+        linear = {name for name in names if not hasattr(model.get_submodule(name), "kernel_size")}
         seen: dict[str, list[list[Tensor]]] = {}
 
         def keep(name: str) -> Callable[..., None]:
@@ -119,7 +120,10 @@ class Calibration:
                 with torch.no_grad():
                     model.eval()(**batch)
                 mask = batch.get("attention_mask")
-                yield {name: [_values(side, mask) for side in zip(*uses, strict=True)] for name, uses in seen.items()}
+                yield {
+                    name: [_values(side, mask if name in linear else None) for side in zip(*uses, strict=True)]
+                    for name, uses in seen.items()
+                }
                 seen.clear()
 
     def input_norms(self, model: nn.Module, names: list[str]) -> dict[str, Tensor]:
@@ -255,8 +259,11 @@ def _positions(module: Any, states: Tensor, mask: Tensor | None) -> Tensor:
     from torch.nn import functional
 
     if hasattr(module, "kernel_size"):
-        patches = functional.unfold(states, module.kernel_size, module.dilation, module.padding, module.stride)
-        return patches.transpose(1, 2).flatten(0, 1)
+        states = functional.pad(states, module._reversed_padding_repeated_twice)  # "same" and "valid" in numbers too
+        kernel, dilation, stride = module.kernel_size, module.dilation, module.stride
+        if len(kernel) == 1:  # a picture of one line
+            states, kernel, dilation, stride = states[:, :, None], (1, *kernel), (1, *dilation), (1, *stride)
+        return functional.unfold(states, kernel, dilation, 0, stride).transpose(1, 2).flatten(0, 1)
     if states.ndim == 3 and mask is not None and mask.shape == states.shape[:2]:
         return states[mask.bool()]
     return states.reshape(-1, states.shape[-1])

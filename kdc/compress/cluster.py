@@ -39,7 +39,8 @@ class Cluster(Quantizer):
             weight = model.get_parameter(f"{name}.weight").detach()
             values = weight.double().cpu().numpy().ravel()
             pruned = bool((values == 0).any())
-            values = kmeans(values[values != 0] if pruned else values, 2**self.bits - pruned)
+            left = values[values != 0] if pruned else values
+            values = kmeans(left, 2**self.bits - pruned) if len(left) else left
             values = np.unique(np.append(values, 0.0)) if pruned else values  # what is zero stays it
             codebook = tuple(float(value) for value in values.astype(np.float32))
             found[name] = ModulePrecision(dtype="codebook", weights_only=True, codebook=codebook)

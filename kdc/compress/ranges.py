@@ -70,7 +70,8 @@ def entropy_range(seen: Histogram) -> Range:
     width = (seen.high - seen.low) / len(seen.counts)
     middles = np.abs((seen.edges[:-1] + seen.edges[1:]) / 2)
     sizes = np.bincount((middles / width).astype(int), weights=seen.counts)
-    losses = {bins: _divergence(sizes, bins) for bins in range(LEVELS, len(sizes) + 1, LEVELS // 8)}
+    candidates = [*range(LEVELS, len(sizes), LEVELS // 8), len(sizes)]
+    losses = {bins: _divergence(sizes, bins) for bins in candidates}
     limit = width * min(losses, key=lambda bins: losses[bins])
     return max(seen.low, -limit), min(seen.high, limit)
 

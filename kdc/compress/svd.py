@@ -33,6 +33,11 @@ class Factors:
     energies: Tensor
 
     @property
+    def shares(self) -> Tensor:
+        """Of all energy; nothing of nothing."""
+        return self.energies / (float(self.energies.sum()) or 1.0)
+
+    @property
     def cost(self) -> int:
         """Weights that one more rank takes."""
         return len(self.left) + self.right.shape[1]
@@ -93,7 +98,7 @@ class Svd(WeightPass):
                 whole += 1
                 continue
             factorize(model, name, own.right[:rank].float(), own.left[:, :rank].float())
-            kept = float(own.energies[:rank].sum() / own.energies.sum())
+            kept = float(own.shares[:rank].sum())
             lines.append(f"{name}: rank {rank} of {full}, {kept:.1%} of its energy")
         if whole == len(factors):
             raise KdcError("compress.svd: no rank pays, so every linear is as it was", "lower energy, or raise ratio")
@@ -144,7 +149,7 @@ class Svd(WeightPass):
                 )
             return dict.fromkeys(factors, self.rank)
         if self.energy is not None:
-            shares = {name: own.energies.cumsum(0) / own.energies.sum() for name, own in factors.items()}
+            shares = {name: own.shares.cumsum(0) for name, own in factors.items()}
             return {name: 1 + int((share < self.energy).sum()) for name, share in shares.items()}
         if self.spread == "layer":
             kept = 1 - self.ratio
@@ -168,8 +173,9 @@ def whitened(weight: Tensor, moment: Tensor) -> Factors:
     import torch
 
     moment = moment.double()
-    # inputs that never moved leave it singular: a millionth of the mean variance for each
-    moment = moment + 1e-6 * moment.diagonal().mean() * torch.eye(len(moment), dtype=torch.float64)
+    # inputs that never moved leave it singular: a millionth of the mean variance for each, or of 1 where none moved
+    ridge = 1e-6 * (float(moment.diagonal().mean()) or 1.0)
+    moment = moment + ridge * torch.eye(len(moment), dtype=torch.float64)
     root = torch.linalg.cholesky(moment)
     left, values, right = torch.linalg.svd(weight.double() @ root, full_matrices=False)
     unwhitened = torch.linalg.solve_triangular(root, right, upper=False, left=False)
@@ -195,7 +201,7 @@ def _global_ranks(factors: Mapping[str, Factors], budget: float) -> dict[str, in
     import torch
 
     names = list(factors)
-    worth = [own.energies / own.energies.sum() / own.cost for own in factors.values()]
+    worth = [own.shares / own.cost for own in factors.values()]
     owner = torch.cat([torch.full((len(own),), number) for number, own in enumerate(worth)])
     order = torch.cat(worth).argsort(descending=True)
     ranks = dict.fromkeys(names, 1)

@@ -42,6 +42,7 @@ class Vocabulary(WeightPass):
         return ALL_ROWS
 
     def apply(self, model: nn.Module, plan: PrecisionPlan, rows: Calibration | None = None) -> Done:
+        from kdc.models.checkpoint import counts_from_padding
         from kdc.models.shapes import keep_rows
         from kdc.tasks.text import TextEncoder
 
@@ -53,7 +54,8 @@ class Vocabulary(WeightPass):
         for row in encoder.encode(rows.rows):
             counts.update(row["input_ids"])
         kept = covering(counts, self.coverage)
-        kept |= set(range((encoder.pad_id or 0) + 1))  # some models count positions from the number of padding
+        pad = encoder.pad_id or 0
+        kept |= set(range(pad + 1)) if counts_from_padding(model.config) else {pad}
         smaller, old = encoder.trimmed(kept | _characters(encoder, counts))
         own: Any = model
         embedding = next(name for name, module in model.named_modules() if module is own.get_input_embeddings())

@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -129,7 +130,8 @@ def _graph(path: Path, folder: Path) -> Artifact:
 
     graph = read_graph(path)
     settings = _settings(path.parent) if (path.parent / "config.json").is_file() else {}
-    limit = settings.get("max_position_embeddings") or settings.get("n_positions")
+    known = {"max_position_embeddings": settings.get("n_positions"), "pad_token_id": 1, **settings}
+    limit = positions(SimpleNamespace(**known), 0) or None
     runtime = RUNTIMES[RUNTIME_OF[path.suffix]].model_validate({"name": RUNTIME_OF[path.suffix]})
     bare = Artifact(folder, None, runtime, graph.precision, (), (), (_signature(graph, path, limit),))
     _link(folder, graph.files)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 DTYPES = frozenset({"bool", "float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8"})
 FLOATS = {"FLOAT16": "fp16", "BFLOAT16": "bf16"}
+IR_FLOATS = {"f16": "fp16", "bf16": "bf16", "f32": "fp32"}
+ROUNDED = frozenset({"i8", "u8", "i4", "u4"})
+"""Types of an IR's weights."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ def _onnx_precision(graph: onnx.GraphProto, weights: Mapping[str, onnx.TensorPro
     import onnx
 
     operators = {node.op_type for node in graph.node}
-    if any("uantize" in name or name.startswith("Q") or name.endswith("Integer") for name in operators):
+    if any("uantize" in n or n.startswith("Q") or n.endswith(("Integer", "NBits")) for n in operators):
         return "int8"
     sizes: Counter[str] = Counter()
     for tensor in weights.values():
@@ -114,8 +117,23 @@ def _read_ir(path: Path) -> GraphFile:
         tuple(_ir_port(port, i, path, vocabularies) for i, port in enumerate(model.inputs)),
         tuple(_ir_port(port, i, path, {}) for i, port in enumerate(model.outputs)),
         {"forward.xml": path, "forward.bin": weights},
-        "int8" if any(map(_quantized, model.get_ops())) else "fp32",
+        _ir_precision(model.get_ops()),
     )
+
+
+def _ir_precision(operations: Sequence[Any]) -> str:
+    """int8 where it has rounded operators or weights, else what most of its weights are."""
+    sizes: Counter[str] = Counter()
+    for operation in operations:
+        if operation.get_type_name() == "FakeQuantize":
+            return "int8"
+        if operation.get_type_name() == "Constant":
+            kind = operation.get_element_type().get_type_name()
+            if kind in ROUNDED and len(operation.shape) > 1:
+                return "int8"
+            if kind in IR_FLOATS:
+                sizes[kind] += math.prod(operation.shape)
+    return IR_FLOATS[sizes.most_common(1)[0][0]] if sizes else "fp32"
 
 
 def _ir_port(port: Any, place: int, path: Path, vocabularies: Mapping[str, int]) -> Port:
@@ -139,12 +157,6 @@ def _ir_vocabularies(model: Any) -> dict[str, int]:
             if index.get_type_name() == "Parameter" and table.is_static:
                 found[index.get_friendly_name()] = table[0].get_length()
     return found
-
-
-def _quantized(operation: Any) -> bool:
-    if operation.get_type_name() == "Constant":
-        return operation.get_element_type().get_type_name() in ("i8", "u8") and len(operation.shape) > 1
-    return bool(operation.get_type_name() == "FakeQuantize")
 
 
 def _port(name: str, dtype: str, axes: tuple[str | int, ...], path: Path, *, below: int | None) -> Port:

@@ -101,8 +101,16 @@ class IntegerTable(nn.Module):
         integers = (table / self.scale).round().add(self.zero).clamp(0, 255).to(torch.uint8)
         self.register_buffer("integers", integers)
 
+    @property
+    def weight(self) -> Tensor:
+        """`[entries, width]` in float, for models that read the table itself."""
+        return self._float(self.integers)
+
     def forward(self, ids: Tensor) -> Tensor:
-        return (self.integers[ids].float() - self.zero) * self.scale
+        return self._float(self.integers[ids])
+
+    def _float(self, integers: Tensor) -> Tensor:
+        return (integers.float() - self.zero) * self.scale
 
 
 def _integer(name: str, part: nn.Module, precision: ModulePrecision) -> nn.Module:

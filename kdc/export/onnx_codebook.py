@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kdc.compress.plan import ModulePrecision
+from kdc.errors import KdcError
 
 if TYPE_CHECKING:
     import onnx
@@ -24,8 +25,10 @@ def share_values(model: onnx.ModelProto, codebooks: Mapping[str, ModulePrecision
     done: set[str] = set()
     lookups: list[onnx.NodeProto] = []
     for node in model.graph.node:
-        if node.name not in codebooks or node.input[1] not in weights or node.input[1] in done:
+        if node.name not in codebooks or node.input[1] in done:
             continue
+        if node.input[1] not in weights:
+            raise KdcError(f"{node.name} has no weight of its own to look up", "report this as a bug", exit_code=1)
         name = node.input[1]
         done.add(name)
         tensor = weights[name]

@@ -12,6 +12,10 @@ from kdc.quiet import quiet
 from kdc.tasks.base import Encoder, Task
 
 TEXT_INPUTS = ("input_ids", "token_type_ids", "attention_mask")
+FROM_PADDING = frozenset(
+    {"roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod", "camembert", "mpnet", "longformer"}
+)
+"""Model types whose first token stands at the position after their padding's number."""
 
 
 def checkpoint_encoder(folder: Path, task: Task, *, where: str, inputs: Sequence[str], max_length: int) -> Encoder:
@@ -37,7 +41,15 @@ def checkpoint_encoder(folder: Path, task: Task, *, where: str, inputs: Sequence
 
 def positions(settings: Any, default: int) -> int:
     """How many tokens a model of these settings can take; `default` where they set no limit."""
-    return getattr(settings, "max_position_embeddings", None) or default
+    limit = getattr(settings, "max_position_embeddings", None)
+    if not limit:
+        return default
+    return int(limit) - (settings.pad_token_id + 1 if counts_from_padding(settings) else 0)
+
+
+def counts_from_padding(settings: Any) -> bool:
+    """Whether a model of these settings numbers its positions from its padding's number on: RoBERTa and its kin."""
+    return getattr(settings, "model_type", None) in FROM_PADDING
 
 
 def text_inputs(model: Any) -> list[str]:

@@ -87,7 +87,8 @@ def layer_stack(model: nn.Module, where: str = "student.layers") -> tuple[str, i
     """
     from torch import nn
 
-    depth = getattr(model.config, "num_hidden_layers", None)
+    staged = hasattr(model.config, "depths")  # stages, which differ in width, are no layers to choose from
+    depth = None if staged else getattr(model.config, "num_hidden_layers", None)
     for name, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and len(module) == depth:
             return name, len(module)

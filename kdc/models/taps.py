@@ -48,7 +48,7 @@ EAGER = frozenset({"attentions", "input_embeddings", "input_gradients"})
 """Signals that need attention in the plain way: the fast ones form no matrix and have no second derivative."""
 OF_FIRST_TOKEN = frozenset({"logits", "features", "weights"})
 """Signals that are the same whatever the last layer says of other tokens, if the head reads the first alone."""
-MATRICES = ("Linear", "Conv1D", "Conv2d")
+MATRICES = ("Linear", "Conv1D", "Conv1d", "Conv2d")
 
 Signals = Mapping[str, Any]
 """By name: a tensor, a tuple of them (`LAYERED`), or names with tensors (`weights`)."""

@@ -158,6 +158,8 @@ def test_entropy_cuts_where_least_is_lost() -> None:
     best = min(losses, key=lambda bins: losses[bins])
     assert high == pytest.approx(best * width, rel=0.15)
     assert losses[round(high / width)] == pytest.approx(losses[best], rel=0.1)
+    apart = np.concatenate([RANDOM.normal(scale=0.5, size=50_000), np.full(250, -100.0)])
+    assert entropy_range(histogram(apart))[0] == pytest.approx(-100), "what is beyond a gap has nowhere to go"
     even = RANDOM.uniform(-1, 3, size=200_000)
     assert entropy_range(histogram(even))[1] == pytest.approx(3, rel=0.02), "nothing is rare here"
 

@@ -10,7 +10,7 @@ import torch
 from pydantic import ValidationError
 from torch.nn.functional import cross_entropy
 
-from kdc.compress.calibration import Calibration
+from kdc.compress.calibration import Calibration, _positions
 from kdc.compress.plan import PrecisionPlan
 from kdc.compress.prune import Prune
 from kdc.models.taps import matrices
@@ -98,6 +98,27 @@ def test_wanda_is_weight_times_norm_of_input() -> None:
     assert (gone.sum(axis=1) == int(0.4 * gone.shape[1])).all()
     for row, own in zip(scores, gone, strict=True):
         assert row[own].max() <= row[~own].min() * (1 + 1e-5)
+
+
+@pytest.mark.parametrize("padding", ["same", "valid", 2])
+def test_wanda_of_one_dimension_and_of_paddings_by_name(padding: Any) -> None:
+    made = torch.nn.Conv1d(3, 4, 5, padding=padding)
+    sides = {"same": 2, "valid": 0, 2: 2}[padding]
+    lines = np.random.default_rng(0).normal(size=(2, 3, 9)).astype(np.float32)
+    padded = np.pad(lines, ((0, 0), (0, 0), (sides, sides)))
+    wanted = [padded[row, :, x : x + 5].ravel() for row in range(2) for x in range(padded.shape[2] - 4)]
+    np.testing.assert_array_equal(_positions(made, torch.from_numpy(lines), None).numpy(), wanted)
+    picture = torch.nn.Conv2d(3, 4, (1, 5), padding=padding if isinstance(padding, str) else (0, 2))
+    np.testing.assert_array_equal(_positions(picture, torch.from_numpy(lines[:, :, None]), None).numpy(), wanted)
+
+
+def test_convolutions_of_texts_are_pruned_too() -> None:
+    built = tiny.built_text_net(models.ROWS, "cnn")
+    before = [name for name, module in built.model.named_modules() if isinstance(module, torch.nn.Conv1d)]
+    Prune(name="prune", ratio=0.5).apply(built.model, PrecisionPlan())
+    assert before
+    for name in before:
+        assert (built.model.get_parameter(f"{name}.weight") == 0).float().mean() == pytest.approx(0.5, abs=0.05)
 
 
 @pytest.mark.parametrize("groups", [1, 2])

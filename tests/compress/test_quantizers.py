@@ -335,6 +335,9 @@ def test_what_is_shared_values_goes_to_float_and_zeros_stay() -> None:
     assert len(plan.modules[QUERY].codebook or ()) <= 16
     done = MixedPrecision(name="mixed_precision", ratio=0.5).apply(built.model, plan, rows)
     assert set(done.plan.excluded) == set(plan.modules) - set(done.plan.modules) != set()
+    with torch.no_grad():
+        weight.zero_()
+    assert planned(built, rows, "cluster", bits=4).modules[QUERY].codebook == (0.0,)
 
 
 def test_outputs_are_rectified_where_a_relu_alone_reads_them() -> None:

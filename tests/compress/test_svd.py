@@ -55,6 +55,14 @@ def test_inputs_that_never_move_do_not_matter() -> None:
     assert (((truncated(found, 4) - WEIGHT) @ inputs) ** 2).sum() < 1e-4 * ((WEIGHT @ inputs) ** 2).sum()
 
 
+def test_a_linear_that_reads_or_is_nothing_keeps_what_it_has() -> None:
+    idle = whitened(torch.from_numpy(WEIGHT), torch.zeros(5, 5))
+    np.testing.assert_allclose(truncated(idle, 5), WEIGHT, atol=1e-12)
+    empty = plain(torch.zeros(7, 5))
+    assert empty.shares.tolist() == [0] * 5
+    assert _global_ranks({"full": plain(torch.from_numpy(WEIGHT)), "empty": empty}, 36)["full"] == 2
+
+
 def test_weighted_is_the_best_by_outputs_that_matter() -> None:
     information = RANDOM.uniform(0.1, 9, size=7)
     found = weighted(torch.from_numpy(WEIGHT), torch.from_numpy(information))

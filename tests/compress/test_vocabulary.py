@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from kdc.models.build import Built, load_model, save_model
 from kdc.models.shapes import differing
 from kdc.stages import Data, Seen
 from kdc.stages.base import Transfer
+from kdc.tasks.text import TextEncoder
 from tests import tiny
 from tests.compress import models
 
@@ -63,6 +65,22 @@ def test_less_coverage_keeps_fewer_pieces() -> None:
     assert sizes[0] > sizes[1] > sizes[2]
     line = trimmed("bert", models.ROWS, coverage=0.5)[2][0]
     assert 50 <= float(line.rpartition("which are ")[2].partition("%")[0]) < 100
+
+
+@pytest.mark.parametrize(("family", "smaller"), [("gpt2", True), ("bert", True), ("roberta", False)])
+def test_a_padding_with_a_high_number_keeps_no_others(family: str, smaller: bool) -> None:
+    """RoBERTa alone counts its positions from there."""
+    built = models.texts(family)
+    own: Any = built.encoder
+    last = own.vocab_size - 1
+    padding = next(piece for piece, number in own._tokenizer.get_vocab().items() if number == last)
+    encoder = TextEncoder(own._json, {**own._settings, "pad_token": padding})
+    built.model.config.pad_token_id = encoder.pad_id
+    assert encoder.pad_id == last
+    done = Vocabulary(name="vocabulary").apply(built.model, PrecisionPlan(), Calibration(tiny.task(), encoder, FEW))
+    assert (done.model.config.vocab_size <= last) is smaller
+    assert done.encoder is not None
+    assert done.model.config.pad_token_id == done.encoder.pad_id  # type: ignore[attr-defined]
 
 
 def test_the_most_frequent_cover_first() -> None:

@@ -233,6 +233,23 @@ def test_int8_that_does_not_reach_the_linears_fails_unless_they_are_excluded(bui
     assert exported(built, tmp_path / "second", plan=excused)["macs"]["int8"] > 0
 
 
+def test_what_is_the_same_for_all_rows_is_not_asked_to_run_in_int8(tmp_path: Path) -> None:
+    """DeBERTa projects its table of distances, which runtimes compute once."""
+    from transformers import DebertaV2Config, DebertaV2ForSequenceClassification
+
+    encoder = tiny.encoder(ROWS, inputs=("input_ids", "attention_mask"))
+    config = DebertaV2Config(
+        vocab_size=encoder.vocab_size, hidden_size=16, num_attention_heads=2, intermediate_size=32, num_hidden_layers=2,
+        max_position_embeddings=40, relative_attention=True, pos_att_type=["c2p", "p2c"], position_buckets=32,
+        share_att_key=True, num_labels=2, type_vocab_size=0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    deberta = Built(tiny.lively(DebertaV2ForSequenceClassification(config).eval()), encoder, new_head=False)
+    plan = Int8(name="int8").apply(deberta.model, PrecisionPlan()).plan
+    seen = exported(deberta, tmp_path, plan=plan)
+    assert seen["macs"]["int8"] == seen["macs"]["eligible"] > 0
+
+
 def test_one_validation_row_is_enough(built: Built, tmp_path: Path) -> None:
     one = ROWS.select([7])
     seen = export_verified(

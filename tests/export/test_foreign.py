@@ -65,6 +65,7 @@ def test_what_the_files_beside_tell_makes_a_whole_artifact(
 @pytest.mark.parametrize(("name", "runtime"), [("bare.onnx", "onnxruntime"), ("bare.xml", "openvino")])
 def test_a_graph_alone_has_no_task_and_can_be_run(place: Path, name: str, runtime: str, tmp_path: Path) -> None:
     artifact = take_in(place / name, tmp_path / "in")
+    assert artifact.precision == {"onnxruntime": "fp32", "openvino": "fp16"}[runtime]
     assert (artifact.task, artifact.runtime.name, artifact.inputs, artifact.labels) == (None, runtime, (), ())
     (signature,) = artifact.signatures
     assert [port.axes for port in signature.inputs] == [("batch", "length")] * 2
@@ -202,6 +203,23 @@ def test_quantized_graphs_are_called_int8(place: Path, tmp_path: Path) -> None:
     plain = foreign.graph(tmp_path / "a.onnx", {"input": ("n", "t")})
     quantize_dynamic(plain, tmp_path / "int8.onnx", op_types_to_quantize=["Gather"])
     assert take_in(tmp_path / "int8.onnx", tmp_path / "in").precision == "int8"
+
+
+def test_weights_in_blocks_are_called_int8(tmp_path: Path) -> None:
+    from onnx import TensorProto, helper
+
+    packed = helper.make_tensor("w", TensorProto.UINT8, [4, 1, 8], [0] * 32)
+    scales = helper.make_tensor("s", TensorProto.FLOAT, [4], [1.0] * 4)
+    node = helper.make_node(
+        "MatMulNBits", ["x", "w", "s"], ["y"], domain="com.microsoft", K=16, N=4, bits=4, block_size=16
+    )
+    ports = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", size]) for name, size in (("x", 16), ("y", 4))
+    ]
+    graph = helper.make_graph([node], "blocks", ports[:1], ports[1:], [packed, scales])
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=9), tmp_path / "a.onnx")
+    assert take_in(tmp_path / "a.onnx", tmp_path / "in").precision == "int8"
 
 
 # What is none of these

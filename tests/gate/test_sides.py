@@ -94,6 +94,25 @@ def test_the_variant_of_the_same_name_else_the_last(run: Path, tmp_path: Path) -
     assert open_baseline(renamed, candidate).variant.name == "x"
 
 
+def test_a_candidate_is_the_variant_that_was_saved_whatever_is_faster_today(run: Path, bundle: Path) -> None:
+    def faster(record: dict[str, Any]) -> None:
+        timed = record["variants"][0]["latency"][0] | {"p50_ms": 1.0}
+        record["variants"].append(record["variants"][0] | {"name": "student.torch", "latency": [timed]})
+
+    both = write_run(run.parent / "both", answers(rows=20, wrong=2), change=faster)
+    shutil.copytree(both / "artifacts" / NAME, both / "artifacts" / "student.torch")
+    shutil.copy(both / "predictions" / f"{NAME}.parquet", both / "predictions" / "student.torch.parquet")
+    assert open_candidate(both).variant.name == "student.torch"
+    assert open_candidate(both, like=bundle).variant.name == NAME
+    assert open_candidate(both, "student.torch", like=bundle).variant.name == "student.torch"
+    assert open_candidate(both, like=run).variant.name == "student.torch"  # a run holds whatever it is asked for
+    renamed = write_run(
+        run.parent / "new", answers(rows=20, wrong=2), change=lambda r: r["variants"][0].update(name="x")
+    )
+    (renamed / "predictions" / f"{NAME}.parquet").rename(renamed / "predictions" / "x.parquet")
+    assert open_candidate(renamed, like=bundle).variant.name == "x"
+
+
 def test_a_bundle_is_all_that_a_gate_needs(run: Path, bundle: Path) -> None:
     candidate = open_candidate(run)
     shutil.copytree(bundle, run.parent / "moved")

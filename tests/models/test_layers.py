@@ -111,3 +111,11 @@ def test_a_model_without_layers_says_so() -> None:
 
     with pytest.raises(KdcError, match=r"student\.layers: MLP has no stack of layers"):
         layer_stack(MLP(MLPConfig()))
+
+
+def test_stages_are_no_layers_to_choose_from() -> None:
+    from transformers import ConvNextConfig, ConvNextForImageClassification
+
+    model = ConvNextForImageClassification(ConvNextConfig(hidden_sizes=[8, 16, 16, 16], depths=[1, 1, 1, 1]))
+    with pytest.raises(KdcError, match=r"student\.layers: ConvNext.* has no stack of layers"):
+        layer_stack(model)
