@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kdc.export.base import Arrays, Graph, Signature
+from kdc.export.key_masks import masks_by_key
 from kdc.export.recurrent import WholeLstms, restore_lstms
 from kdc.quiet import quiet
 
@@ -63,7 +64,7 @@ def export_program(graph: Graph, *, dtype: torch.dtype = torch.float32) -> torch
     takes = inspect.signature(graph.module.forward).parameters.values()
     starred = any(parameter.kind is inspect.Parameter.VAR_POSITIONAL for parameter in takes)
     # shapes nest as the parameters of forward do: `*inputs` is one of them
-    with quiet(), WholeLstms():
+    with quiet(), WholeLstms(), masks_by_key():
         program = torch.export.export(
             graph.module.eval(), tuple(sample), dynamic_shapes=(shapes,) if starred else shapes
         )

@@ -80,7 +80,7 @@ def compress_step(step: Pass, model: Published, plan: Published | None, seen: Se
         parts |= {"checkpoints": [checkpoint_identity(c, f"compress.{step.name}", data.task)[0] for c in checkpoints]}
     if step.judges:
         parts |= {"validation": data.fingerprints["validation"], "metric": data.metric}
-    return Step("compress", parts, build, version=3)
+    return Step("compress", parts, build, version=4)
 
 
 def read_plan(compressed: Published | None) -> PrecisionPlan:
@@ -111,7 +111,7 @@ def export_step(runtime: Runtime, model: Published, plan: Published | None, data
         "packages": packages(*runtime.packages),
         "machine": runtime.machine(),
     }
-    return Step("export", parts, build, version=2)
+    return Step("export", parts, build, version=3)
 
 
 def predictions_step(artifact: Published, data: Data, split: str) -> Step:
