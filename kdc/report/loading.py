@@ -66,9 +66,11 @@ ANSWER = "print([labels[i] for i in logits.argmax(-1)])\n"
 
 
 def loadable(record: RunRecord) -> Variant | None:
-    """What ships, if it has files."""
+    """What ships; where that has no files, as in a record that was cut short, the last variant that has some."""
     ships = shipped(record)
-    return ships if ships is not None and ships.artifact is not None else None
+    if ships is not None and ships.artifact is not None:
+        return ships
+    return next((variant for variant in reversed(record.variants) if variant.artifact), None)
 
 
 def loading_snippet(variant: Variant) -> str:
