@@ -81,16 +81,17 @@ def test_what_is_compared_with_what(whole: RunRecord) -> None:
         "teacher.torch": [],
         "teacher.onnxruntime": [("teacher", "teacher.torch")],
         "student.torch": [("teacher", "teacher.torch")],
-        "student.onnxruntime": [("teacher", "teacher.torch"), ("before", "teacher.onnxruntime")],
+        "student.onnxruntime": [
+            ("teacher", "teacher.torch"), ("before", "teacher.onnxruntime"), ("runtime", "student.torch")
+        ],
         "student+int8.onnxruntime": [("teacher", "teacher.torch"), ("before", "student.onnxruntime")],
-    }
+    }  # fmt: skip
 
 
 def test_the_step_before_is_in_torch_where_its_own_runtime_has_none() -> None:
     def variant(point: str, runtime: str, *parents: str) -> Any:
-        return SimpleNamespace(
-            point=SimpleNamespace(name=point, parents=parents), runtime=SimpleNamespace(name=runtime)
-        )
+        place = SimpleNamespace(name=point, parents=parents)
+        return SimpleNamespace(name=f"{point}.{runtime}", point=place, runtime=SimpleNamespace(name=runtime))
 
     teacher, half = variant("teacher", "torch"), variant("student+bf16", "openvino", "student")
     student = variant("student", "torch", "teacher")
