@@ -190,6 +190,8 @@ def _loss(config: RunConfig) -> Iterator[str]:
 
 def _passes(config: RunConfig) -> Iterator[str]:
     from kdc.compress.quantizer import Quantizer
+    from kdc.compress.share import Share
+    from kdc.compress.svd import Svd
     from kdc.tasks.base import TASKS
 
     planned = split = None
@@ -206,6 +208,9 @@ def _passes(config: RunConfig) -> Iterator[str]:
             yield f"compress={key}: not installed: {', '.join(missing)}; pip install {' '.join(missing)}"
         if step.cuts_units and split is not None:
             yield f"compress: {key} cuts outputs of linears, which {split} before it has split; put {key} first"
+        factorized = split is not None and isinstance(config.compress[split], Svd)
+        if factorized and isinstance(step, Share) and step.start == "mean":
+            yield f"compress.{key}.start=mean: {split} has factorized the layers; put {key} first, or take first"
         split = key if step.splits_linears else split
         if step.changes_weights and planned is not None:
             yield f"compress: {key} changes weights, which {planned} before it has quantized; put {key} first"

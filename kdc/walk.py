@@ -48,16 +48,16 @@ def _apply(key: str, chosen: Pass, before: Point, run: Arrangement) -> Point:
     model, plan, rounds = before.model, before.plan, chosen.in_rounds()
     for number, step in enumerate(rounds, 1):
         label = f"{key} {number}/{len(rounds)}" if len(rounds) > 1 else key
-        model, plan = _cut(label, step, model, plan, run)
+        model, plan = _cut(label, step, model, plan, run, whole=before.model if number > 1 else None)
     return Point(f"{before.name}+{key}", model, plan, chosen.precision or before.precision, (before.name,))
 
 
 def _cut(
-    label: str, step: Pass, model: Published, plan: Published | None, run: Arrangement
+    label: str, step: Pass, model: Published, plan: Published | None, run: Arrangement, *, whole: Published | None
 ) -> tuple[Published, Published]:
     """The stages that hold the model and the plan after one pass, and its recovery if it has one."""
     rows = stages.Seen(run.labelled, run.data, run.config.seed)
-    done = run.enter(f"compress {label}", lambda: stages.compress_step(step, model, plan, rows))
+    done = run.enter(f"compress {label}", lambda: stages.compress_step(step, model, plan, rows, whole))
     changed = done if step.changes_weights else model
     if step.recovery is None:
         return changed, done

@@ -249,6 +249,10 @@ def test_what_is_refused(overrides: Sequence[str], message: str) -> None:
             "compress: prune_heads cuts outputs of linears, which svd before it has split; put prune_heads first",
         ),
         (
+            ["compress=[svd,share]"],
+            "compress.share.start=mean: svd has factorized the layers; put share first, or take first",
+        ),
+        (
             ["compress=first_token", "compress.first_token.recover={epochs: 1}"],
             "compress.first_token.recover: no such key of first_token",
         ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -13,8 +14,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from kdc import machine
+from kdc.errors import KdcError
+from kdc.models.build import load_model
 from kdc.record import RunRecord
-from tests import runs
+from tests import runs, tiny
 
 pytestmark = pytest.mark.slow
 
@@ -74,6 +77,52 @@ def test_passes_follow_one_another_and_recover(train: Path, cache: Path, tmp_pat
     assert {"kl", "hard"} <= {key for row in trained.history for key in row}
     again = run(train, cache, tmp_path / "other", "compress.prune_ffn.recover={epochs: 1, learning_rate: 1e-3}")
     assert [name for name in made(again) if name.endswith("*")] == ["recover prune_ffn *"]
+
+
+def test_rounds_follow_one_another_to_the_ratio(train: Path, cache: Path, tmp_path: Path) -> None:
+    words = ("compress=prune_ffn", "compress.prune_ffn.align=1", "compress.prune_ffn.rounds=3")
+    recover = "compress.prune_ffn.recover={epochs: 3, learning_rate: 1e-3}"
+    record = runs.run(runs.config(train, cache, *TORCH, *words, recover), tmp_path / "run")
+    rounds = [f"{what} prune_ffn {number}/3 *" for number in (1, 2, 3) for what in ("compress", "recover")]
+    assert made(record)[-6:] == rounds
+    notes = [stage.notes for stage in record.stages if stage.name.startswith("compress")]
+    left = [64 - math.floor(32 * (1 - (1 - number / 3) ** 3)) for number in (1, 2, 3)]
+    steps = zip([64, *left], left, strict=False)
+    assert notes == [[f"bert.encoder.layer.0: {before} -> {after} neurons"] for before, after in steps]
+    assert left[-1] == 32
+    assert [stage.train.epochs for stage in record.stages if stage.train and "recover" in stage.name] == [1, 1, 1]
+
+
+def test_shared_layers_recover_and_stay_shared(train: Path, cache: Path, tmp_path: Path) -> None:
+    words = ("compress=share", "compress.share.recover={epochs: 1, learning_rate: 1e-3}", "student=none")
+    runs.run(runs.config(train, cache, *TORCH, *words), tmp_path / "run")
+    model = load_model(tmp_path / "run" / "models" / "teacher+share", tiny.task()).model
+    first, second = model.bert.encoder.layer
+    assert first.output.dense.weight is second.output.dense.weight
+    before = load_file(tmp_path / "run" / "models" / "teacher" / "model.safetensors")
+    names = [f"bert.encoder.layer.{number}.output.dense.weight" for number in (0, 1)]
+    mean = (before[names[0]] + before[names[1]]) / 2
+    assert not torch.allclose(first.output.dense.weight, mean), "it has learned"
+
+
+def test_what_a_later_pass_undoes_is_refused(train: Path, cache: Path, tmp_path: Path) -> None:
+    config = runs.config(train, cache, *TORCH, "compress=[first_token,share]", "student=none")
+    with pytest.raises(KdcError, match="first_token: the model, as the passes after it left it, can no longer be comp"):
+        runs.run(config, tmp_path / "run")
+
+
+def test_zeros_are_smaller_when_zipped_and_nothing_else(train: Path, cache: Path, tmp_path: Path) -> None:
+    words = ("compress=prune", "compress.prune.ratio=0.9", "runtime=onnxruntime")
+    record = runs.run(runs.config(train, cache, *TORCH[1:], *words), tmp_path / "run")
+    dense, sparse = record.variants[-2:]
+    assert dense.artifact is not None
+    assert sparse.artifact is not None
+    assert sparse.artifact.bytes == pytest.approx(dense.artifact.bytes, rel=1e-3)
+    assert sparse.artifact.gzip_bytes < 0.9 * dense.artifact.gzip_bytes
+    assert dense.macs is not None
+    assert dense.macs == sparse.macs
+    assert sparse.parameters is not None
+    assert sparse.parameters.nonzero < sparse.parameters.total
 
 
 def test_a_teacher_recovers_by_its_own_answers(train: Path, cache: Path, tmp_path: Path) -> None:

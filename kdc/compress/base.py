@@ -49,6 +49,8 @@ class Pass(Component):
     `modality` is `text` or `image` where it is for models that read these alone.
     """
 
+    version: ClassVar[int] = 4
+    """Counts up where the pass comes to compute something else, so that no stage of before is taken for one of now."""
     changes_weights: ClassVar[bool] = False
     modality: ClassVar[str | None] = None
     packages: ClassVar[tuple[str, ...]] = ()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from kdc.compress.base import PASSES, Done, Pass
 from kdc.compress.plan import Precision, PrecisionPlan
+from kdc.machine import has_bf16
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,4 +25,5 @@ class Bf16(Pass):
         return "bf16"
 
     def apply(self, model: nn.Module, plan: PrecisionPlan, rows: Calibration | None = None) -> Done:
-        return Done(model, plan.model_copy(update={"default": "bf16"}))
+        emulated = [] if has_bf16() else ["this CPU has no bf16 and computes it in other ways, slower than fp32"]
+        return Done(model, plan.model_copy(update={"default": "bf16"}), emulated)

@@ -109,7 +109,7 @@ class Calibration:
         def keep(name: str) -> Callable[..., None]:
             def hook(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
                 both = [inputs[0], output] if hasattr(module, "kernel_size") else [inputs[0]]
-                seen.setdefault(name, []).append([values.detach() for values in both])
+                seen.setdefault(name, []).append([values.detach().clone() for values in both])  # models write in place
 
             return hook
 

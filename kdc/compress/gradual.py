@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
-from typing import Annotated, Self
+from typing import TYPE_CHECKING, Annotated, Self
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, PrivateAttr, model_validator
 
 from kdc.compress.base import WeightPass
+
+if TYPE_CHECKING:
+    from torch import nn
 
 Ratio = Annotated[float, Field(gt=0, lt=1)]
 
@@ -22,6 +24,7 @@ class Gradual(WeightPass):
 
     ratio: Ratio = 0.5
     rounds: PositiveInt = 1
+    _whole: Sequence[int] | None = PrivateAttr(None)
 
     @model_validator(mode="after")
     def _rounds_recover(self) -> Self:
@@ -34,15 +37,15 @@ class Gradual(WeightPass):
             return [self]
         assert self.recover is not None
         recover = self.recover.model_copy(update={"epochs": self.recover.epochs / self.rounds})
-        gone = [self.ratio * (1 - (1 - step / self.rounds) ** 3) for step in range(self.rounds + 1)]
-        return [
-            self.cut_to(ratio, before).model_copy(update={"rounds": 1, "recover": recover})
-            for before, ratio in pairwise(gone)
-        ]
+        gone = [self.ratio * (1 - (1 - step / self.rounds) ** 3) for step in range(1, self.rounds + 1)]
+        return [self.model_copy(update={"ratio": ratio, "rounds": 1, "recover": recover}) for ratio in gone]
 
-    def cut_to(self, ratio: float, before: float) -> Self:
-        """This pass for a model that lacks the share `before` already and shall lack `ratio`.
+    def of_whole(self, model: nn.Module) -> Self:
+        """This pass as a later round: its ratio is a share of what `model` had, of which the one to cut was cut."""
+        round_ = self.model_copy()
+        round_._whole = self.sizes(model)
+        return round_
 
-        What is gone counts no more: of what is left another share goes.
-        """
-        return self.model_copy(update={"ratio": (ratio - before) / (1 - before)})
+    def sizes(self, model: nn.Module) -> Sequence[int] | None:
+        """How many units each layer has; None where those that went are still there, as zeros are."""
+        return None

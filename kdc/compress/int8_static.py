@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -26,6 +26,7 @@ class Int8Static(EightBits):
     (Migacz 2017, "8-bit inference with TensorRT"). LSTMs stay in float, since onnxruntime has none of this kind.
     """
 
+    version: ClassVar[int] = 5
     name: Literal["int8_static"]
     method: Literal["minmax", "percentile", "entropy"] = "percentile"
     percentile: Annotated[float, Field(gt=50, lt=100)] = 99.99

@@ -53,7 +53,7 @@ class Merge(WeightPass):
 
     @property
     def rows_to_see(self) -> int:
-        return 1
+        return 64
 
     def apply(self, model: nn.Module, plan: PrecisionPlan, rows: Calibration | None = None) -> Done:
         assert rows is not None

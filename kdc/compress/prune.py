@@ -63,10 +63,6 @@ class Prune(Gradual):
     def rows_to_see(self) -> int:
         return 0 if self.score == "magnitude" else self.calibration_rows
 
-    def cut_to(self, ratio: float, before: float) -> Self:
-        """Zeros are still among the weights, and the first of those that go."""
-        return self.model_copy(update={"ratio": ratio})
-
     def apply(self, model: nn.Module, plan: PrecisionPlan, rows: Calibration | None = None) -> Done:
         import torch
 

@@ -55,7 +55,7 @@ class PruneChannels(Gradual):
         graph, groups, names = self.targets(model)
         slopes = self._slopes(model, rows)
         scores = [self._scores(groups[name], slopes) for name in names]
-        kept = choose(scores, self.ratio, uniform=self.uniform, align=self.align)
+        kept = choose(scores, self.ratio, uniform=self.uniform, align=self.align, whole=self._whole)
         sizes = {}
         for name, values, numbers in zip(names, scores, kept, strict=True):
             root = groups[name][0].dep
@@ -64,6 +64,10 @@ class PruneChannels(Gradual):
             if gone:
                 graph.get_pruning_group(root.target.module, root.handler, gone).prune()
         return Done(model, plan, described(sizes, "channels"))
+
+    def sizes(self, model: nn.Module) -> list[int]:
+        _, groups, names = self.targets(model)
+        return [len(groups[name][0].idxs) for name in names]
 
     def targets(self, model: nn.Module) -> tuple[Any, dict[str, Any], list[str]]:
         """The graph, its groups by name, and which of them are for it to cut."""

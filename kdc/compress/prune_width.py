@@ -49,10 +49,13 @@ class PruneWidth(Gradual):
 
         stream = self.targets(model)
         worth = importance(model, stream, self.score, rows)
-        [kept] = choose([worth], self.ratio, uniform=True, align=self.align)
+        [kept] = choose([worth], self.ratio, uniform=True, align=self.align, whole=self._whole)
         keep_width(model, stream, torch.from_numpy(kept))
         refresh(model)
         return Done(model, plan, [f"width: {stream.width} -> {len(kept)}"])
+
+    def sizes(self, model: nn.Module) -> list[int]:
+        return [self.targets(model).width]
 
     def targets(self, model: nn.Module) -> Residual:
         from kdc.models.residual import residual

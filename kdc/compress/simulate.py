@@ -60,7 +60,8 @@ def _computing(module: Any, precision: ModulePrecision, norm: Any) -> Callable[.
             weight = weights_rounded(weight, precision)
         else:  # what is stored is the weight with its batch-norm's factor
             factor = norm.weight / (norm.running_var + norm.eps).sqrt()
-            factor = factor.detach().reshape(-1, *[1] * (weight.ndim - 1))
+            factor = factor.detach().where(factor != 0, 1)  # nothing of such a channel is left, however it is rounded
+            factor = factor.reshape(-1, *[1] * (weight.ndim - 1))
             weight = weights_rounded(weight * factor, precision) / factor
         if precision.group is not None:
             read = in_groups(read, precision.group)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
@@ -13,6 +14,7 @@ from kdc.compress.plan import PrecisionPlan
 from kdc.compress.scope import chosen
 from kdc.compress.tuning import Tune, tune
 from kdc.compress.units import Score, Units, choose, cut, described, scores
+from kdc.errors import KdcError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -49,7 +51,8 @@ class PruneUnits(Gradual):
         from kdc.models.shapes import refresh
 
         all_units, every = self.targets(model)
-        kept = choose(scores(model, all_units, self.score, rows), self.ratio, uniform=self.uniform, align=self.align)
+        worth = scores(model, all_units, self.score, rows)
+        kept = choose(worth, self.ratio, uniform=self.uniform, align=self.align, whole=self._whole)
         tune(model, all_units, kept, rows, self.tune)
         for units, numbers in zip(all_units, kept, strict=True):
             cut(model, units, numbers)
@@ -64,7 +67,17 @@ class PruneUnits(Gradual):
 
         every = {layer.name: self.units(layer) for layer in layers(model, f"compress.{self.name}")}
         names, _ = chosen(self.name, every, self.include, self.exclude)
-        return [every[name] for name in names], len(names) == len(every)
+        units = [every[name] for name in names]
+        whole = sum(self._whole or [one.count for one in units])
+        if whole - math.floor(self.ratio * whole) < len(units):
+            raise KdcError(
+                f"compress.{self.name}.ratio={self.ratio:g} leaves fewer {self.noun} than layers, and each needs one",
+                f"take at most {1 - len(units) / whole:.3g}, or prune_layers",
+            )
+        return units, len(names) == len(every)
+
+    def sizes(self, model: nn.Module) -> list[int]:
+        return [units.count for units in self.targets(model)[0]]
 
     @abstractmethod
     def units(self, layer: Layer) -> Units:

@@ -45,7 +45,7 @@ class Factors:
     @property
     def paying(self) -> int:
         """The largest rank that takes fewer weights than the matrix has."""
-        return (len(self.left) * self.right.shape[1] - 1) // self.cost
+        return _paying(len(self.left), self.right.shape[1])
 
 
 @PASSES.register("svd")
@@ -107,6 +107,14 @@ class Svd(WeightPass):
     def targets(self, model: nn.Module) -> dict[str, Tensor]:
         matrices = dict(_eligible(model, embeddings=self.embeddings))
         names, _ = chosen(self.name, matrices, self.include, self.exclude)
+        paying = {name: _paying(*matrices[name].shape) for name in names}
+        if self.rank is not None and (useless := next((name for name in names if self.rank > paying[name]), None)):
+            outputs, inputs = matrices[useless].shape
+            raise KdcError(
+                f"compress.svd.rank={self.rank} does not pay: {useless} has {outputs} x {inputs} weights, two linears "
+                "of that rank more",
+                f"take at most {min(paying.values())}, or exclude it",
+            )
         return {name: matrices[name] for name in names}
 
     def _decompose(
@@ -140,13 +148,6 @@ class Svd(WeightPass):
         """How many ranks of each matrix stay."""
 
         if self.rank is not None:
-            if useless := [name for name, own in factors.items() if self.rank > own.paying]:
-                own = factors[useless[0]]
-                raise KdcError(
-                    f"compress.svd.rank={self.rank} does not pay: {useless[0]} has {len(own.left)} x "
-                    f"{own.right.shape[1]} weights, two linears of that rank more",
-                    f"take at most {min(own.paying for own in factors.values())}, or exclude it",
-                )
             return dict.fromkeys(factors, self.rank)
         if self.energy is not None:
             shares = {name: own.shares.cumsum(0) for name, own in factors.items()}
@@ -158,6 +159,10 @@ class Svd(WeightPass):
                 for name, own in factors.items()
             }
         return _global_ranks(factors, (1 - self.ratio) * sum(len(o.left) * o.right.shape[1] for o in factors.values()))
+
+
+def _paying(outputs: int, inputs: int) -> int:
+    return (outputs * inputs - 1) // (outputs + inputs)
 
 
 def plain(weight: Tensor) -> Factors:
@@ -206,6 +211,8 @@ def _global_ranks(factors: Mapping[str, Factors], budget: float) -> dict[str, in
     order = torch.cat(worth).argsort(descending=True)
     ranks = dict.fromkeys(names, 1)
     spent = float(sum(own.cost for own in factors.values()))
+    if spent > budget:
+        raise KdcError("compress.svd.ratio: a rank of 1 everywhere takes more weights than that leaves", "lower it")
     first = dict.fromkeys(names, True)
     for item in order.tolist():
         name = names[int(owner[item])]

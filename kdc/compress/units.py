@@ -7,7 +7,7 @@ feed-forward linear, a head are the `head_size` inputs of its attention's output
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -107,19 +107,22 @@ def matrix(model: nn.Module, name: str) -> np.ndarray:
     return weight
 
 
-def choose(importance: list[np.ndarray], ratio: float, *, uniform: bool, align: int) -> list[np.ndarray]:
+def choose(
+    importance: list[np.ndarray], ratio: float, *, uniform: bool, align: int, whole: Sequence[int] | None = None
+) -> list[np.ndarray]:
     """The units of each layer to keep, by their numbers in order: all but the share `ratio` that matters least.
 
     `uniform` takes the share of every layer, else of all layers together; of units that matter alike the first stay.
     Layers keep the nearest multiple of `align` units, and never less than one multiple; those that have fewer units
-    keep what is left of them, at least one.
+    keep what is left of them, at least one. Layers that were cut before had `whole` units, of which `ratio` is a share.
     """
+    whole = whole or [len(values) for values in importance]
     if uniform:
-        wanted = [(1 - ratio) * len(values) for values in importance]
+        wanted = [(1 - ratio) * size for size in whole]
     else:
         owners = np.concatenate([np.full(len(values), layer) for layer, values in enumerate(importance)])
         order = np.argsort(-np.concatenate(importance), kind="stable")
-        stay = owners[order[: len(order) - math.floor(ratio * len(order))]]
+        stay = owners[order[: sum(whole) - math.floor(ratio * sum(whole))]]
         wanted = [float((stay == layer).sum()) for layer in range(len(importance))]
     kept = []
     for values, count in zip(importance, wanted, strict=True):

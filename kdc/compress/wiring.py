@@ -32,11 +32,11 @@ def reading_alike(model: nn.Module, names: list[str], rows: Calibration) -> list
 
 
 def rectified(model: nn.Module, names: list[str], rows: Calibration) -> set[str]:
-    """Those of the named modules whose output goes into a ReLU and into no other module."""
+    """Those of the named modules whose output, as they put it out, goes into a ReLU and into no other module."""
     import torch
     from torch.nn import Identity, ReLU
 
-    makers: dict[int, str] = {}
+    makers: dict[tuple[int, int], str] = {}  # what is added to in place is another version of the same tensor
     read: dict[str, list[bool]] = {}
     alive: list[Tensor] = []
     modules = {model.get_submodule(name): name for name in names}
@@ -44,11 +44,11 @@ def rectified(model: nn.Module, names: list[str], rows: Calibration) -> set[str]
     def note(module: Any, inputs: Any, output: Any) -> None:
         if inputs and isinstance(inputs[0], torch.Tensor) and not isinstance(module, Identity):
             alive.append(inputs[0])
-            if not list(module.children()) and (maker := makers.get(id(inputs[0]))) is not None:
+            if not list(module.children()) and (maker := makers.get((id(inputs[0]), inputs[0]._version))) is not None:
                 read.setdefault(maker, []).append(isinstance(module, ReLU))
         if module in modules:
             alive.append(output)
-            makers[id(output)] = modules[module]
+            makers[id(output), output._version] = modules[module]
 
     with ExitStack() as stack:
         for module in model.modules():

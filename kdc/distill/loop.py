@@ -194,6 +194,16 @@ class Loop(Trainer):
         norm: Tensor = super()._clip_grad_norm(model)
         return norm
 
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        """Weights that layers share have several names, and a file takes no tensor twice: the others are copies."""
+        weights = self.distiller.state_dict() if state_dict is None else state_dict
+        met: set[int] = set()
+        apart = {}
+        for name, weight in weights.items():
+            apart[name] = weight.clone() if weight.data_ptr() in met else weight
+            met.add(weight.data_ptr())
+        super()._save(output_dir, apart)
+
     def _scores(self) -> dict[str, float]:
         task, rows = self.lesson.task, self.lesson.validation
         self.built.model.eval()

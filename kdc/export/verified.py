@@ -111,10 +111,10 @@ def _eligible_macs(model: nn.Module, graphs: Sequence[Any], plan: PrecisionPlan)
     hooks = [module.register_forward_hook(count) for module in eligible]
     seen = []
     try:
-        for backwards in (1, -1):
+        for turned in (0, 1):
             for name, call in graph_callables(graphs).items():
                 feed: Arrays = next(graph.sample for graph in graphs if graph.signature.name == name)
-                call({key: np.ascontiguousarray(array[::backwards]) for key, array in feed.items()})
+                call({key: np.roll(array, turned, axis=(0, 1)) for key, array in feed.items()})
             seen.append(calls.copy())
             calls.clear()
     finally:

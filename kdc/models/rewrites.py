@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
+from kdc.errors import KdcError
 from kdc.models.batch_norm import batch_norms_folded
 from kdc.models.first_token import first_token_only
 
@@ -17,8 +18,12 @@ REWRITES: dict[str, Callable[[Any], AbstractContextManager[Any]]] = {
 
 @contextmanager
 def rewritten(model: Any, names: Sequence[str]) -> Iterator[None]:
-    """Within the block the model computes in these ways."""
+    """Within the block the model computes in these ways; KdcError where it cannot."""
     with ExitStack() as stack:
         for name in names:
-            stack.enter_context(REWRITES[name](model))
+            if stack.enter_context(REWRITES[name](model)) is False:
+                raise KdcError(
+                    f"compress.{name}: the model, as the passes after it left it, can no longer be computed so",
+                    f"leave {name} out",
+                )
         yield

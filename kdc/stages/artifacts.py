@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from kdc.compress.base import ALL_ROWS, Pass, Recovers
+from kdc.compress.gradual import Gradual
 from kdc.compress.plan import PrecisionPlan
 from kdc.data.examples import Examples, joined
 from kdc.export.base import Runtime
@@ -46,21 +47,32 @@ class Seen:
         return {"rows": [train, self.lesson.transfer.key if self.lesson.transfer else None]}
 
 
-def compress_step(step: Pass, model: Published, plan: Published | None, seen: Seen) -> Step:
-    """One pass: the precision plan after it as `plan.json`, and `model/` if it changes weights."""
+def compress_step(
+    step: Pass, model: Published, plan: Published | None, seen: Seen, whole: Published | None = None
+) -> Step:
+    """One pass: the precision plan after it as `plan.json`, and `model/` if it changes weights.
+
+    A later one of several rounds is told the `whole` model, of which its ratio is a share.
+    """
     data = seen.labelled
     checkpoints = [TeacherConfig(name=step.name, path=path) for path in step.checkpoints]
 
     def build(folder: Path, scratch: Path) -> None:
         from kdc.compress.calibration import Calibration
         from kdc.models.build import build_model, load_model, save_model
+        from kdc.models.rewrites import rewritten
 
         built, rows = load_model(model.path / MODEL, data.task), None
         if step.rows_to_see:
             judged = data.splits["validation"] if step.judges else None
             others = [build_model(other, f"compress.{step.name}", data.needs) for other in checkpoints]
             rows = Calibration(data.task, built.encoder, seen.rows(step.rows_to_see), judged, data.metric, others)
-        done = step.apply(built.model, read_plan(plan), rows)
+        now = step
+        if whole is not None and isinstance(step, Gradual):
+            now = step.of_whole(load_model(whole.path / MODEL, data.task).model)
+        done = now.apply(built.model, read_plan(plan), rows)
+        with rewritten(done.model, done.plan.rewrites):
+            pass  # a way to compute that the pass before it left the model is refused here, if this one took it
         if step.changes_weights:
             changed = replace(built, model=done.model, encoder=done.encoder or built.encoder)
             save_model(changed, made(folder / MODEL))
@@ -76,11 +88,13 @@ def compress_step(step: Pass, model: Published, plan: Published | None, seen: Se
     }
     if step.rows_to_see:
         parts |= seen.key(step.rows_to_see)
+    if whole is not None:
+        parts |= {"whole": whole.key}
     if checkpoints:
         parts |= {"checkpoints": [checkpoint_identity(c, f"compress.{step.name}", data.task)[0] for c in checkpoints]}
     if step.judges:
         parts |= {"validation": data.fingerprints["validation"], "metric": data.metric}
-    return Step("compress", parts, build, version=4)
+    return Step("compress", parts, build, version=step.version)
 
 
 def read_plan(compressed: Published | None) -> PrecisionPlan:

@@ -102,16 +102,24 @@ def test_fits_are_least_squares(size: int) -> None:
 def test_heads_and_neurons_go_together(name: str, how: str) -> None:
     built = models.texts(name)
     rows = models.calibration(built)
-    before = models.answers(built)
+    before, parameters = models.answers(built), sum(p.numel() for p in built.model.parameters())
     done = MaskSearch(name="mask_search", ratio=0.4, tune=how).apply(built.model, PrecisionPlan(), rows)
     found = layers(built.model, "here")
     own = heads("0", found[0].attention)
     lengths = [built.encoder.length(row) for row in built.encoder.encode(models.ROWS)]
     assert rows.positions(built.model, own.reader) == pytest.approx(np.mean(lengths))
     head_cost, neuron_cost = costs(built.model, own, tokens=float(np.mean(lengths)))
+    # a head of 8 columns: four matrices of 32 rows, and a product with every token twice; a neuron reads and writes 32
+    assert (head_cost, neuron_cost) == (pytest.approx(4 * 32 * 8 + 2 * 8 * np.mean(lengths)), 2 * 32)
     left = sum(layer.attention.heads * head_cost + layer.feed_forward.neurons * neuron_cost for layer in found)
     whole = 3 * (4 * head_cost + 48 * neuron_cost)
     assert 0.5 * whole < left <= 0.6 * whole
+    heads_gone, neurons_gone = (
+        sum(whole - getattr(getattr(layer, part), noun) for layer in found)
+        for part, noun, whole in (("attention", "heads", 4), ("feed_forward", "neurons", 48))
+    )
+    gone = heads_gone * 8 * (4 * 32 + 3) + neurons_gone * (2 * 32 + 1)  # weights, and the biases of what makes a unit
+    assert parameters - sum(p.numel() for p in built.model.parameters()) == gone
     assert len(done.lines) == 6
     said = models.answers(built)
     assert said.shape == before.shape

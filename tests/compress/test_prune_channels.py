@@ -112,6 +112,12 @@ def test_half_of_the_channels_are_half_of_every_group() -> None:
     built = resnet()
     assert {line.partition(": ")[2] for line in pruned(built, ratio=0.5)} == {"8 -> 4 channels", "16 -> 8 channels"}
     assert built.model.config.num_labels == built.model.classifier[1].out_features == 3
+    stages = [(4, 4, 3), (4, 8, 3)]  # two blocks of two convolutions each; the second stage widens and has a shortcut
+    weights = 4 * 1 * 7 * 7 + 2 * 4
+    for read, made, side in stages:
+        weights += made * read * side**2 + 3 * made * made * side**2 + 4 * 2 * made
+        weights += (made * read + 2 * made) if read != made else 0
+    assert sum(p.numel() for p in built.model.parameters()) == weights + 8 * 3 + 3
 
 
 def counts(lines: list[str]) -> list[tuple[int, int]]:

@@ -54,6 +54,15 @@ def test_places_say_which_stay() -> None:
     assert pruned(models.texts("bert"), ratio=0.01, score="bottom")[1] == ["3 -> 2 layers: 0, 1 stay"]
 
 
+@pytest.mark.parametrize("family", ["bert", "gpt2", "distilbert"])
+def test_a_layers_parameters_go_with_it(family: str) -> None:
+    built = models.texts(family)
+    before = sum(p.numel() for p in built.model.parameters())
+    model, _ = pruned(built, ratio=0.3, score="top")
+    layer = 4 * (32 * 32 + 32) + 2 * 32 * 48 + 48 + 32 + 2 * 2 * 32  # attention, feed-forward part, two norms
+    assert before - sum(p.numel() for p in model.parameters()) == layer
+
+
 def test_a_stack_of_one_is_refused() -> None:
     built = tiny.built_bert(models.ROWS, layers=1)
     with pytest.raises(KdcError, match="the model has one layer; leave the pass out"):

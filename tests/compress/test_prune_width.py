@@ -109,11 +109,11 @@ def test_scores_by_hand() -> None:
 
 
 def test_masks_on_the_stream_by_finite_differences() -> None:
-    """`taylor`: what a mask on one dimension of every reader's input changes of each row's loss."""
+    """What a mask on one dimension of every reader's input changes of each row's loss: its size, or its square."""
     built = models.texts("bert")
     rows = models.calibration(built, 3)
     stream = residual(built.model, "here")
-    found = importance(built.model, stream, "taylor", rows)
+    taylor, fisher = (importance(built.model, stream, score, rows) for score in ("taylor", "fisher"))
     labels = torch.from_numpy(models.ROWS["label"][:3])
 
     def losses(dimension: int, size: float) -> torch.Tensor:
@@ -133,7 +133,8 @@ def test_masks_on_the_stream_by_finite_differences() -> None:
 
     for dimension in (0, 7, 31):
         slopes = (losses(dimension, 1.01) - losses(dimension, 0.99)) / 0.02
-        assert found[dimension] == pytest.approx(float(slopes.abs().mean()), rel=0.05, abs=1e-4)
+        assert taylor[dimension] == pytest.approx(float(slopes.abs().mean()), rel=0.05, abs=1e-4)
+        assert fisher[dimension] == pytest.approx(float(slopes.square().mean()), rel=0.1, abs=1e-6)
 
 
 def test_settings_choose_otherwise() -> None:

@@ -26,6 +26,7 @@ from kdc.errors import KdcError
 from kdc.models.build import Built
 from kdc.models.rewrites import rewritten
 from tests import tiny
+from tests.compress import models
 
 TEXTS, PICTURES = tiny.sentences(40), tiny.pictures(24)
 QUERY = "bert.encoder.layer.0.attention.self.query"
@@ -359,6 +360,44 @@ def test_outputs_are_rectified_where_a_relu_alone_reads_them() -> None:
     built, rows = pictures()
     with rewritten(built.model, ("fold_batch_norm",)):
         assert rectified(built.model, ["layers.0", "layers.4"], rows) == {"layers.0", "layers.4"}
+
+
+def test_what_is_added_to_in_place_is_not_what_was_put_out() -> None:
+    """As `transformers` writes residual nets: with its norm folded away, a branch is the tensor that the ReLU reads."""
+
+    class Block(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.relu, self.config = torch.nn.Conv2d(1, 1, 1, bias=False), torch.nn.ReLU(), None
+            torch.nn.init.constant_(self.conv.weight, -1.0)
+
+        def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+            branch = self.conv(pixel_values)
+            branch += 5
+            made: torch.Tensor = self.relu(branch)
+            return made
+
+    _, rows = pictures()
+    assert rectified(Block(), ["conv"], rows) == set()
+    seen = next(rows.seen_by(Block(), ["conv"]))["conv"]
+    torch.testing.assert_close(seen[1], -seen[0])
+    built = models.pictures("resnet")
+    last = [name for name, _ in built.model.named_modules() if name.endswith("layer.1.convolution")]
+    first = [name.replace("layer.1.", "layer.0.") for name in last]
+    rows = Calibration(tiny.task("image-classification"), built.encoder, models.PICTURES, models.PICTURES, "accuracy")
+    with rewritten(built.model, ("fold_batch_norm",)):
+        assert rectified(built.model, [*first, *last], rows) == set(first)
+
+
+def test_a_channel_that_its_norm_turns_off_can_be_trained_in_integers() -> None:
+    built, rows = pictures()
+    with torch.no_grad():
+        built.model.get_submodule("layers.1").weight[0] = 0
+    with simulated(built.model, planned(built, rows, "int8_static")):
+        assert np.isfinite(rows.outputs(built.model)["logits"]).all()
+        model = built.model.train()
+        model(pixel_values=torch.rand(4, 1, 8, 8)).logits.sum().backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 
 def test_a_module_that_puts_out_nothing_has_a_range() -> None:

@@ -18,6 +18,7 @@ from kdc.export.verified import export_verified
 from kdc.models.build import Built, load_model, save_model
 from kdc.models.first_token import first_token_only
 from kdc.models.layers import layer_stack
+from kdc.models.rewrites import rewritten
 from kdc.models.shapes import shared
 from tests import tiny
 from tests.compress import models
@@ -105,6 +106,9 @@ def test_a_shared_last_layer_computes_all_tokens_for_those_before_it() -> None:
         torch.testing.assert_close(models.answers(built), wanted, rtol=0, atol=0)
     with pytest.raises(KdcError, match="may read more than the first token"):
         PASSES["first_token"](name="first_token").apply(built.model, PrecisionPlan())
+    gone = "compress.first_token: the model, as the passes after it left it, can no longer be computed so"
+    with pytest.raises(KdcError, match=gone), rewritten(built.model, ("first_token",)):
+        raise AssertionError("it would compute all tokens")
 
 
 def test_factors_are_not_averaged() -> None:

@@ -9,6 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from kdc.compress.base import PASSES
+from kdc.compress.gradual import Gradual
 from kdc.compress.plan import PrecisionPlan
 from kdc.errors import KdcError
 from kdc.models.anatomy import layers
@@ -39,7 +40,40 @@ def test_ratio_is_the_share_that_goes() -> None:
     assert sizes(ratio=0.25, uniform=True) == [36, 36, 36]
     assert sum(sizes(ratio=0.25)) == 3 * 48 * 3 // 4
     assert sizes("prune_heads", ratio=0.5, uniform=True) == [2, 2, 2]
-    assert sizes("prune_heads", ratio=0.99) == [1, 1, 1], "a layer without heads would be no layer"
+    assert sizes("prune_heads", ratio=0.75) == [1, 1, 1], "a layer without heads would be no layer"
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "rounds"),
+    [
+        ("prune_heads", {}, 3),
+        ("prune_ffn", {"uniform": True, "align": 8}, 8),
+        ("prune_ffn", {"ratio": 0.3}, 5),
+        ("prune_width", {"ratio": 0.25}, 5),
+        ("prune_channels", {"align": 2}, 4),
+    ],
+)
+def test_rounds_end_where_one_cut_would(name: str, settings: dict[str, Any], rounds: int) -> None:
+    """What a round has rounded the next one does not add to."""
+
+    def cut(rounds: int) -> list[int]:
+        pictures = name == "prune_channels"
+        model, whole = ((models.pictures("resnet") if pictures else models.texts("bert")).model for _ in range(2))
+        step = PASSES[name].model_validate({"name": name, "score": "l2", **settings, "rounds": rounds, "recover": {}})
+        left = [model]
+        for number, round_ in enumerate(step.in_rounds()):
+            assert isinstance(round_, Gradual)
+            left.append((round_.of_whole(whole) if number else round_).apply(left[-1], PrecisionPlan()).model)
+        return list(PASSES[name].model_validate({"name": name}).sizes(left[-1]))
+
+    assert sum(cut(rounds)) == sum(cut(1))
+
+
+def test_heads_that_would_all_go_are_not_pruned() -> None:
+    for name, noun in [("prune_heads", "heads"), ("prune_ffn", "neurons")]:
+        with pytest.raises(KdcError, match=f"leaves fewer {noun} than layers, and each needs one") as refused:
+            sizes(name, ratio=0.995)
+        assert "prune_layers" in refused.value.remedy
 
 
 def test_layers_compete_unless_they_are_uniform() -> None:

@@ -153,6 +153,8 @@ def test_a_rank_that_does_not_pay_is_refused() -> None:
     factorized(method="plain", rank=15)
     with pytest.raises(KdcError, match=r"rank=16 does not pay: .* has 32 x 32 weights, .*; take at most 15, or excl"):
         factorized(method="plain", rank=16)
+    with pytest.raises(KdcError, match="ratio: a rank of 1 everywhere takes more weights than that leaves"):
+        factorized(method="plain", ratio=0.97)
     with pytest.raises(ValidationError, match="energy and rank both say"):
         Svd(name="svd", energy=0.5, rank=3)
 

@@ -52,12 +52,13 @@ def test_every_family_has_its_heads_and_neurons(family: str) -> None:
     assert [(one.count, one.size) for one in units(model, "heads")] == [(4, 8)] * 3
 
 
+@pytest.mark.parametrize("score", ["l1", "l2"])
 @pytest.mark.parametrize("family", ["bert", "gpt2"])
-def test_magnitude_is_the_norm_of_all_weights_of_a_unit(family: str) -> None:
+def test_magnitude_is_the_norm_of_all_weights_of_a_unit(family: str, score: Any) -> None:
     model = models.texts(family).model
     for kind in KINDS:
         all_units = units(model, kind)
-        for one, found in zip(all_units, scores(model, all_units, "l2", None), strict=True):
+        for one, found in zip(all_units, scores(model, all_units, score, None), strict=True):
             norms = []
             for unit in range(one.count):
                 own = list(range(unit * one.size, (unit + 1) * one.size))
@@ -65,7 +66,8 @@ def test_magnitude_is_the_norm_of_all_weights_of_a_unit(family: str) -> None:
                 for maker in one.makers:
                     parts = [[part * one.count * one.size + row for row in own] for part in range(one.parts)]
                     pieces += [weight(model, maker)[rows] for rows in parts]
-                norms.append(np.sqrt(sum((piece**2).sum() for piece in pieces)))
+                own_weights = np.concatenate([piece.ravel() for piece in pieces])
+                norms.append(np.linalg.norm(own_weights, ord=int(score[1])))
             np.testing.assert_allclose(found, norms / np.mean(norms), rtol=1e-12)
 
 

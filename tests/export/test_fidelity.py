@@ -71,9 +71,17 @@ def spoil_export(monkeypatch: pytest.MonkeyPatch, change: Callable[[Graph], Grap
         monkeypatch.setattr(RUNTIMES[name], "lower", lower)
 
 
-def exported(built: Built, folder: Path, *, runtime: str = "onnxruntime", plan: PrecisionPlan | None = None) -> Any:
+def exported(
+    built: Built,
+    folder: Path,
+    *,
+    runtime: str = "onnxruntime",
+    plan: PrecisionPlan | None = None,
+    rows: Examples = ROWS,
+) -> Any:
     runtime_ = RUNTIMES[runtime](name=runtime)
-    return export_verified(built, plan or PrecisionPlan(), runtime_, tiny.task(), ROWS, folder)
+    folder.mkdir(exist_ok=True)
+    return export_verified(built, plan or PrecisionPlan(), runtime_, tiny.task(), rows, folder)
 
 
 def faulty(fault: str) -> Callable[[Graph], Graph]:
@@ -229,6 +237,9 @@ def test_int8_that_does_not_reach_the_linears_fails_unless_they_are_excluded(bui
         exported(built, tmp_path, plan=holes)
     assert "compress.int8.exclude" in caught.value.remedy
     (tmp_path / "second").mkdir()
+    for rows in (1, 2):  # of one row, nothing tells by itself what is the same for all
+        with pytest.raises(KdcError, match="int8 on onnxruntime: 5"):
+            exported(built, tmp_path / str(rows), plan=holes, rows=ROWS.select(range(rows)))
     excused = holes.model_copy(update={"excluded": dict.fromkeys(lost, "exclude: *.layer.1.*")})
     assert exported(built, tmp_path / "second", plan=excused)["macs"]["int8"] > 0
 
