@@ -84,8 +84,6 @@ def test_other_architectures_and_tokenizers_are_refused() -> None:
     with pytest.raises(KdcError, match="model0 reads in another way"):
         merge(built(0), words)
     assert Merge(name="merge", paths=["a"]).rows_to_see > 32, "of a few rows two tokenizers may read all alike"
-        "of a few rows two tokenizers may read all alike"
-    )
 
 
 def test_a_checkpoint_without_a_head_is_refused() -> None:
