@@ -189,13 +189,9 @@ def _loss(config: RunConfig) -> Iterator[str]:
 
 
 def _passes(config: RunConfig) -> Iterator[str]:
-    from kdc.compress.quantizer import Quantizer
-    from kdc.compress.share import Share
-    from kdc.compress.svd import Svd
+    from kdc.compress.order import impossible
     from kdc.tasks.base import TASKS
 
-    planned = split = None
-    quantized = False
     reads = TASKS[config.dataset.task].modality if config.dataset.task in TASKS else None
     for key, step in config.compress.items():
         step.resolved()  # raises where the machine to compress for cannot be told
@@ -206,24 +202,13 @@ def _passes(config: RunConfig) -> Iterator[str]:
             )
         if missing := [package for package in step.packages if not _importable(package)]:
             yield f"compress={key}: not installed: {', '.join(missing)}; pip install {' '.join(missing)}"
-        if step.cuts_units and split is not None:
-            yield f"compress: {key} cuts outputs of linears, which {split} before it has split; put {key} first"
-        factorized = split is not None and isinstance(config.compress[split], Svd)
-        if factorized and isinstance(step, Share) and step.start == "mean":
-            yield f"compress.{key}.start=mean: {split} has factorized the layers; put {key} first, or take first"
-        split = key if step.splits_linears else split
-        if step.changes_weights and planned is not None:
-            yield f"compress: {key} changes weights, which {planned} before it has quantized; put {key} first"
-        quantized |= isinstance(step, Quantizer)
-        if step.edits_plan and not quantized:
-            yield f"compress: {key} changes what a quantizer planned; put one before it, e.g. compress='[int8,{key}]'"
-        planned = key if step.precision is not None else planned
         if step.recovery is None:
             continue
         if config.distill.peers:
             yield f"compress.{key}.recover: students that learn from one another have no teacher; set it to null"
         elif not any(term.teaches_by_answers for term in config.loss.terms.values()):
             yield f"compress.{key}.recover: no term of the loss teaches by the teacher's logits alone; add kl: loss=kd"
+    yield from impossible(config.compress)
 
 
 def _precisions(config: RunConfig) -> Iterator[str]:

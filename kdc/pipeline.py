@@ -22,6 +22,7 @@ import yaml
 from kdc import distributed, machine, stages, walk
 from kdc import record as records
 from kdc.arrangement import Arm
+from kdc.compress.order import odd
 from kdc.errors import in_one_line
 from kdc.measure.slices import cut
 from kdc.record import RunRecord
@@ -185,6 +186,7 @@ class _Run:
         return data
 
     def make_models(self, data: Data) -> tuple[list[Point], list[Arm]]:
+        self.record.notes += odd(self.config.compress)
         points, arms = walk.models(self.config, data, self.world, self._publish)
         for number, point in enumerate(points):
             if number == 0 or point.model != points[number - 1].model:

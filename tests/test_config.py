@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from kdc import checks
 from kdc.compose import compose
+from kdc.compress.order import odd
 from kdc.config import RunConfig, to_run_config
 from kdc.errors import KdcError
 from kdc.export.base import RUNTIMES
@@ -249,6 +250,10 @@ def test_what_is_refused(overrides: Sequence[str], message: str) -> None:
             "compress: prune_heads cuts outputs of linears, which svd before it has split; put prune_heads first",
         ),
         (
+            ["compress=[share,prune_layers]"],
+            "compress: prune_layers tells layers apart, which share before it has made one; put prune_layers first",
+        ),
+        (
             ["compress=[svd,share]"],
             "compress.share.start=mean: svd has factorized the layers; put share first, or take first",
         ),
@@ -297,6 +302,20 @@ def test_what_is_refused(overrides: Sequence[str], message: str) -> None:
 )
 def test_cross_checks(overrides: Sequence[str], message: str) -> None:
     assert message in problem(*overrides)
+
+
+def test_odd_orders_are_told() -> None:
+    recover = "compress.prune_ffn.recover={epochs: 1}"
+    for words, said in {
+        ("compress=[prune_ffn,prune,svd,int8]", "compress.prune.recover={epochs: 1}", "compress.svd.recover={}"): [],
+        ("compress=[svd,prune]",): [
+            "compress: prune comes after svd, as asked for; natural is merge, prune, factorize, share, quantize"
+        ],
+        ("compress=[prune_ffn,prune_heads,vocabulary]", recover): [
+            "compress: prune_heads takes away what nothing recovers: prune_ffn has recovered before it"
+        ],
+    }.items():
+        assert list(odd(typed(*words).compress)) == said
 
 
 def test_precision_needs_one_runtime_only() -> None:
