@@ -11,6 +11,7 @@ from kdc.quiet import quiet
 
 if TYPE_CHECKING:
     import onnx
+    from onnxscript import ir
 
 TWO_GIB = 2**31
 OPSET = 21
@@ -39,10 +40,16 @@ def export_onnx(graph: Graph) -> onnx.ModelProto:
             custom_translation_table={PLACEHOLDER.default: onnx_lstm},
         )
         assert program is not None
-        if recurrent:  # its weights were reordered: constants, but larger ones than the exporter folds
+        if recurrent or _turns_weights(program.model):  # constants, but larger ones than the exporter folds
             optimizer.fold_constants(program.model, input_size_limit=TWO_GIB, output_size_limit=TWO_GIB)
             optimizer.remove_unused_nodes(program.model)
     return program.model_proto
+
+
+def _turns_weights(model: ir.Model) -> bool:
+    """Whether weights are transposed when the graph runs, as those are that several layers share."""
+    weights = set(model.graph.initializers.values())
+    return any(node.op_type == "Transpose" and node.inputs[0] in weights for node in model.graph)
 
 
 def modules_of(model: onnx.ModelProto, graph: Graph) -> dict[str, str | None]:
