@@ -164,7 +164,7 @@ def headers(record: RunRecord) -> list[Cell]:
         Cell("runtime"),
         Cell("precision"),
         Cell(primary(scored)[0], scored.split) if scored else Cell("quality"),
-        Cell("retained"),
+        Cell("kept"),
         Cell("size", "smaller"),
         Cell("p50 ms", short_workload(wanted) if wanted else ""),
         Cell("speed-up"),
