@@ -255,7 +255,7 @@ def test_what_is_refused(overrides: Sequence[str], message: str) -> None:
         ),
         (
             ["compress=[svd,share]"],
-            "compress.share.start=mean: svd has factorized the layers; put share first, or take first",
+            "compress: share takes the mean of layers, which svd before it has factorized; put share first",
         ),
         (
             ["compress=first_token", "compress.first_token.recover={epochs: 1}"],
@@ -312,7 +312,7 @@ def test_odd_orders_are_told() -> None:
             "compress: prune comes after svd, as asked for; natural is merge, prune, factorize, share, quantize"
         ],
         ("compress=[prune_ffn,prune_heads,vocabulary]", recover): [
-            "compress: prune_heads takes away what nothing recovers: prune_ffn has recovered before it"
+            "compress: nothing recovers what prune_heads changes: prune_ffn has recovered before it"
         ],
     }.items():
         assert list(odd(typed(*words).compress)) == said

@@ -288,7 +288,7 @@ def test_every_combination_of_a_benchmark_composes(script: Any, tmp_path: Path) 
     args = SimpleNamespace(teacher=tmp_path, data=tmp_path, runtimes=["onnxruntime", "openvino"], rounds=3)
     asked = [shapes.words(shape, name, 3) for shape in shapes.SHAPES for name in shapes.variants(shape)]
     asked += [compression.words(args, base, name) for base in compression.BASES for name in compression.PASSES[base]]
-    assert len(asked) >= 8 * 4 + 47
+    assert len(asked) >= 8 * 4 + 50
     for words in asked:
         to_run_config(compose(words), overrides=words)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import PositiveFloat
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from kdc.compress.calibration import Calibration
     from kdc.tasks.base import Encoder
 
+Family = Literal["merge", "prune", "factorize", "share"]
+"""Kinds of passes that change weights, in the order that is natural; quantizers come after all."""
 ALL_ROWS = 2**62
 """To be seen: whatever training rows there are."""
 
@@ -51,6 +53,8 @@ class Pass(Component):
 
     version: ClassVar[int] = 4
     """Counts up where the pass comes to compute something else, so that no stage of before is taken for one of now."""
+    family: ClassVar[Family | None] = None
+    """Its place in the natural order; None where any is as good."""
     changes_weights: ClassVar[bool] = False
     modality: ClassVar[str | None] = None
     packages: ClassVar[tuple[str, ...]] = ()
@@ -72,6 +76,14 @@ class Pass(Component):
     def in_rounds(self) -> Sequence[Self]:
         """The passes that this one is taken in, one after the other."""
         return [self]
+
+    def cannot_follow(self, before: Pass, name: str) -> str:
+        """Why it cannot come after the pass `before`, which the run calls `name`; empty where it can."""
+        if self.cuts_units and before.splits_linears:
+            return f"cuts outputs of linears, which {name} before it has split"
+        if self.changes_weights and before.precision is not None:
+            return f"changes weights, which {name} before it has quantized"
+        return ""
 
     @property
     def precision(self) -> Precision | None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, Self
 
 from pydantic import Field, PositiveInt, PrivateAttr, model_validator
 
-from kdc.compress.base import WeightPass
+from kdc.compress.base import Family, WeightPass
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,6 +22,7 @@ class Gradual(WeightPass):
     Gupta 2017, arXiv:1710.01878, equation 1). Each round has its part of the recovery's epochs.
     """
 
+    family: ClassVar[Family] = "prune"
     ratio: Ratio = 0.5
     rounds: PositiveInt = 1
     _whole: Sequence[int] | None = PrivateAttr(None)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 from pydantic import PositiveInt
 
-from kdc.compress.base import PASSES, Done, WeightPass
+from kdc.compress.base import PASSES, Done, Family, WeightPass
 from kdc.compress.gradual import Ratio
 from kdc.compress.plan import PrecisionPlan
 from kdc.compress.tuning import Tune, tune
@@ -30,6 +30,7 @@ class MaskSearch(WeightPass):
     is left to what the layers put out (section 4.3 for `scales`). Every layer keeps a head and a neuron.
     """
 
+    family: ClassVar[Family] = "prune"
     cuts_units: ClassVar[bool] = True
     name: Literal["mask_search"]
     ratio: Ratio = 0.4

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 import numpy as np
 from pydantic import Field, NonNegativeFloat, model_validator
 
-from kdc.compress.base import PASSES, Done, WeightPass
+from kdc.compress.base import PASSES, Done, Family, WeightPass
 from kdc.compress.plan import PrecisionPlan
 from kdc.errors import KdcError
 
@@ -31,6 +31,8 @@ class Merge(WeightPass):
     best on validation first, each only if the metric there does not get worse by it (their recipe 1).
     """
 
+    version: ClassVar[int] = 5
+    family: ClassVar[Family] = "merge"
     judges: ClassVar[bool] = True
     name: Literal["merge"]
     paths: list[str] = Field(default_factory=list)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import PositiveInt
 
-from kdc.compress.base import PASSES, Done, WeightPass
+from kdc.compress.base import PASSES, Done, Family, Pass, WeightPass
 from kdc.compress.gradual import Ratio
 from kdc.compress.plan import PrecisionPlan
 from kdc.errors import KdcError
@@ -27,6 +27,7 @@ class PruneLayers(WeightPass):
     which stay, as for `student=layers`.
     """
 
+    family: ClassVar[Family] = "prune"
     name: Literal["prune_layers"]
     ratio: Ratio = 0.5
     score: Literal["influence", "uniform", "top", "bottom"] = "influence"
@@ -35,6 +36,11 @@ class PruneLayers(WeightPass):
     @property
     def rows_to_see(self) -> int:
         return self.calibration_rows if self.score == "influence" else 0
+
+    def cannot_follow(self, before: Pass, name: str) -> str:
+        if before.family == "share":
+            return f"tells layers apart, which {name} before it has made one"
+        return super().cannot_follow(before, name)
 
     def apply(self, model: nn.Module, plan: PrecisionPlan, rows: Calibration | None = None) -> Done:
         import numpy as np

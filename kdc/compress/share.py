@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from kdc.compress.base import PASSES, Done, WeightPass
+from kdc.compress.base import PASSES, Done, Family, Pass, WeightPass
 from kdc.compress.plan import PrecisionPlan
 from kdc.errors import KdcError
 
@@ -25,10 +25,16 @@ class Share(WeightPass):
     of what the model knew. Smaller, not faster: each layer is computed as before.
     """
 
+    family: ClassVar[Family] = "share"
     splits_linears: ClassVar[bool] = True
     name: Literal["share"]
     every: int = Field(default=2, ge=2)
     start: Literal["mean", "first"] = "mean"
+
+    def cannot_follow(self, before: Pass, name: str) -> str:
+        if before.family == "factorize" and self.start == "mean":
+            return f"takes the mean of layers, which {name} before it has factorized"
+        return super().cannot_follow(before, name)
 
     def apply(self, model: nn.Module, plan: PrecisionPlan, rows: Calibration | None = None) -> Done:
         import torch

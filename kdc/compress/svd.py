@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
-from kdc.compress.base import PASSES, Done, WeightPass
+from kdc.compress.base import PASSES, Done, Family, WeightPass
 from kdc.compress.gradual import Ratio
 from kdc.compress.plan import PrecisionPlan
 from kdc.compress.scope import chosen
@@ -62,6 +62,7 @@ class Svd(WeightPass):
     linear whose rank would take more weights than it has is left whole. The last linear is never touched.
     """
 
+    family: ClassVar[Family] = "factorize"
     splits_linears: ClassVar[bool] = True
     name: Literal["svd"]
     method: Literal["plain", "activation", "fisher"] = "activation"

@@ -114,7 +114,7 @@ def _eligible_macs(model: nn.Module, graphs: Sequence[Any], plan: PrecisionPlan)
         for turned in (0, 1):
             for name, call in graph_callables(graphs).items():
                 feed: Arrays = next(graph.sample for graph in graphs if graph.signature.name == name)
-                call({key: np.roll(array, turned, axis=(0, 1)) for key, array in feed.items()})
+                call({key: np.roll(array, turned, axis=tuple(range(array.ndim))) for key, array in feed.items()})
             seen.append(calls.copy())
             calls.clear()
     finally:

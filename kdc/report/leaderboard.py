@@ -81,7 +81,7 @@ def common_scale(records: Any) -> pareto.Scale | None:
 def headers(entries: Sequence[Entry]) -> list[str]:
     on = common_scale(entry.record for entry in entries)
     metric = on.metric if on else "quality"
-    return ["run", *keys(entries), "status", metric, "retained", "size", "p50 ms", "speed-up", "front"]
+    return ["run", *keys(entries), "status", metric, "kept", "size", "p50 ms", "speed-up", "front"]
 
 
 def keys(entries: Sequence[Entry]) -> list[str]:

@@ -261,6 +261,16 @@ def test_what_is_the_same_for_all_rows_is_not_asked_to_run_in_int8(tmp_path: Pat
     assert seen["macs"]["int8"] == seen["macs"]["eligible"] > 0
 
 
+def test_one_picture_tells_what_should_run_in_integers(tmp_path: Path) -> None:
+    pictures, task = tiny.pictures(12), tiny.task("image-classification")
+    built = tiny.built_net(pictures, "cnn")
+    rows = Calibration(task, built.encoder, pictures, pictures, "accuracy")
+    plan = PASSES["int8_static"](name="int8_static", reduce_range=False).apply(built.model, PrecisionPlan(), rows).plan
+    runtime = RUNTIMES["onnxruntime"](name="onnxruntime")
+    macs = export_verified(built, plan, runtime, task, pictures.select([0]), tmp_path)["macs"]
+    assert macs["eligible"] == macs["int8"] > 0
+
+
 def test_one_validation_row_is_enough(built: Built, tmp_path: Path) -> None:
     one = ROWS.select([7])
     seen = export_verified(

@@ -31,7 +31,7 @@ def test_only_settings_that_differ_are_columns(records: dict[str, RunRecord]) ->
     entries = board.leaderboard(records)
     assert board.keys(entries) == ["student.layers", "compress", "loss.terms.kl.temperature"]
     assert board.headers(entries)[0] == "run"
-    assert board.headers(entries)[4:] == ["status", "accuracy", "retained", "size", "p50 ms", "speed-up", "front"]
+    assert board.headers(entries)[4:] == ["status", "accuracy", "kept", "size", "p50 ms", "speed-up", "front"]
     first = [ranked.cell.main for ranked in board.rows(entries)[0]]
     assert first == [
         "8-bert-layers", "4", "none", "1", "ok", "88.9%", "99.1%", "40.0 MB", "4.01", "3.0x", "●"
