@@ -147,7 +147,7 @@ def test_what_cannot_go_together(words: list[str], message: str, place: Path, ca
             "compress.int8.exclude: 'clasifier' names none of the modules",
         ),
         (
-            ["compress=prune_heads", "compress.prune_heads.ratio=0.99"],
+            ["student=none", "compress=prune_heads", "compress.prune_heads.ratio=0.99"],
             "compress.prune_heads.ratio=0.99 leaves fewer heads than layers, and each needs one",
         ),
         (["compress=svd", "compress.svd.rank=999"], "compress.svd.rank=999 does not pay: "),
