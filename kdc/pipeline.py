@@ -244,6 +244,7 @@ class _Run:
             artifact=artifact_size(target, path=str(target.relative_to(self.folder))),
             parameters=records.Count(**seen["parameters"]),
             macs=records.MacsCount(**seen["macs"]),
+            kernels=records.KernelCount(**seen["kernels"]),
             fidelity=seen["fidelity"],
             excluded=seen["excluded"],
         )

@@ -118,6 +118,15 @@ class MacsCount(_Part):
     eligible: int = 0
 
 
+class KernelCount(_Part):
+    """What the runtime made of the operators in an artifact's files; zeros where it does not tell."""
+
+    operators: int = 0
+    kernels: int = 0
+    fused: dict[str, int] = Field(default_factory=dict)
+    """Of the kernels those that it made of other operators, by kind."""
+
+
 class MetricValue(_Part):
     value: float
     ci95: tuple[float, float] | None = None
@@ -296,6 +305,7 @@ class Variant(_Part):
     artifact: Artifact | None = None
     parameters: Count | None = None
     macs: MacsCount | None = None
+    kernels: KernelCount | None = None
     quality: Quality | None = None
     comparisons: list[Comparison] = Field(default_factory=list)
     excluded: dict[str, str] = Field(default_factory=dict)

@@ -287,6 +287,11 @@ def test_what_is_refused(overrides: Sequence[str], message: str) -> None:
             "compress.prune_ffn.ratio",
         ),
         (
+            ["compress=[prune,merge]", "compress.merge.paths=[a]"],
+            "compress: merge mixes in whole checkpoints, which prune before it has made the model unlike; put merge "
+            "first",
+        ),
+        (
             ["compress=prune_ffn", "compress.prune_ffn.recover={epochs: 1}", "+student@distill.peers.peer=layers"],
             "compress.prune_ffn.recover: students that learn from one another have no teacher; set it to null",
         ),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 import numpy as np
 from pydantic import Field, NonNegativeFloat, model_validator
 
-from kdc.compress.base import PASSES, Done, Family, WeightPass
+from kdc.compress.base import PASSES, Done, Family, Pass, WeightPass
 from kdc.compress.plan import PrecisionPlan
 from kdc.errors import KdcError
 
@@ -56,6 +56,11 @@ class Merge(WeightPass):
     @property
     def rows_to_see(self) -> int:
         return 64
+
+    def cannot_follow(self, before: Pass, name: str) -> str:
+        if before.changes_weights and before.family != self.family:
+            return f"mixes in whole checkpoints, which {name} before it has made the model unlike"
+        return super().cannot_follow(before, name)
 
     def apply(self, model: nn.Module, plan: PrecisionPlan, rows: Calibration | None = None) -> Done:
         assert rows is not None

@@ -38,6 +38,16 @@ class ModulePrecision(BaseModel):
     reads: Range | None = None
     puts_out: Range | None = None
 
+    def __str__(self) -> str:
+        if self.codebook is not None:
+            return f"{len(self.codebook)} values"
+        if self.group is not None:
+            return f"{self.dtype} in groups of {self.group}"
+        bits = f"{self.dtype}{' of 7 bits' if self.reduce_range else ''}{' per channel' if self.per_channel else ''}"
+        if self.weights_only:
+            return f"stored in {bits}"
+        return f"{bits}, reads {self.reads[0]:.3g} to {self.reads[1]:.3g}" if self.reads else bits
+
 
 class PrecisionPlan(BaseModel):
     """Dtype of everything not named (`default`), of the named modules, and why eligible ones were left out.

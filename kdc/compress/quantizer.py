@@ -48,6 +48,7 @@ class Quantizer(Recovers):
     exclude: list[str] = Field(default_factory=list)
 
     def apply(self, model: nn.Module, plan: PrecisionPlan, rows: Calibration | None = None) -> Done:
+        from kdc.compress.simulate import weight_errors
         from kdc.models.batch_norm import normalized
         from kdc.models.rewrites import rewritten
 
@@ -61,7 +62,10 @@ class Quantizer(Recovers):
             modules = {**plan.modules, **self.precisions(model, computing, rows), **stored}
         excluded = {name: reason for name, reason in {**plan.excluded, **left}.items() if name not in modules}
         planned = plan.model_copy(update={"modules": modules, "excluded": excluded})
-        return Done(model, planned, self.remarks())
+        own = planned.model_copy(update={"modules": {name: modules[name] for name in names}})
+        errors = weight_errors(model, own)
+        layers = [f"{name}: {modules[name]}, weights off by {errors[name]:.2%}" for name in names]
+        return Done(model, planned, [*self.remarks(), *layers])
 
     def targets(self, model: nn.Module) -> tuple[list[str], Mapping[str, str]]:
         kinds = (*KINDS[self.precision], *(["Embedding"] if self.embeddings else []))

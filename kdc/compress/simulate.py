@@ -41,6 +41,28 @@ def simulated(model: nn.Module, plan: PrecisionPlan) -> Iterator[None]:
             del module.forward
 
 
+@torch.no_grad()
+def weight_errors(model: nn.Module, plan: PrecisionPlan) -> dict[str, float]:
+    """How far rounding moves the weights of each planned module, in norm and as a share of theirs."""
+    folded = normalized(model) if "fold_batch_norm" in plan.rewrites else {}
+    found = {}
+    for name, precision in plan.modules.items():
+        module: Any = model.get_submodule(name)
+        weights = [p.detach() for p in module.parameters() if p.ndim > 1]
+        if type(module).__name__ == "Conv1D":
+            weights = [weight.t() for weight in weights]
+        if precision.smooth is not None:
+            weights = [weight * torch.tensor(precision.smooth, device=weight.device) for weight in weights]
+        if name in folded:
+            weights = [weight * _factor(model.get_submodule(folded[name]), weight) for weight in weights]
+        table = isinstance(module, nn.Embedding)
+        rounded = [measured_now(weight) if table else weights_rounded(weight, precision) for weight in weights]
+        moved = sum(float((a - b).square().sum()) for a, b in zip(weights, rounded, strict=True))
+        size = sum(float(weight.square().sum()) for weight in weights)
+        found[name] = (moved / size) ** 0.5 if size else 0.0
+    return found
+
+
 def _computing(module: Any, precision: ModulePrecision, norm: Any) -> Callable[..., Any]:
     """The forward of a module that rounds."""
     kind = type(module).__name__
@@ -59,9 +81,7 @@ def _computing(module: Any, precision: ModulePrecision, norm: Any) -> Callable[.
         if norm is None:
             weight = weights_rounded(weight, precision)
         else:  # what is stored is the weight with its batch-norm's factor
-            factor = norm.weight / (norm.running_var + norm.eps).sqrt()
-            factor = factor.detach().where(factor != 0, 1)  # nothing of such a channel is left, however it is rounded
-            factor = factor.reshape(-1, *[1] * (weight.ndim - 1))
+            factor = _factor(norm, weight)
             weight = weights_rounded(weight * factor, precision) / factor
         if precision.group is not None:
             read = in_groups(read, precision.group)
@@ -73,6 +93,13 @@ def _computing(module: Any, precision: ModulePrecision, norm: Any) -> Callable[.
         return functional.linear(read, weight, module.bias)
 
     return forward
+
+
+def _factor(norm: Any, weight: Tensor) -> Tensor:
+    """What a batch-norm multiplies each output by, to go with a weight `[outputs, inputs, ...]`."""
+    factor = norm.weight / (norm.running_var + norm.eps).sqrt()
+    factor = factor.detach().where(factor != 0, 1)  # nothing of such a channel is left, however it is rounded
+    return factor.reshape(-1, *[1] * (weight.ndim - 1))
 
 
 def _putting_out(norm: Any, precision: ModulePrecision) -> Callable[[Tensor], Tensor]:

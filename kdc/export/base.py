@@ -70,11 +70,16 @@ class Graph:
 
 
 @dataclass(frozen=True)
-class Macs:
-    """Multiply-accumulates of matrix multiplies and convolutions, as the runtime really ran them on one workload."""
+class Executed:
+    """What a runtime really ran on one workload: multiply-accumulates of matrix multiplies and convolutions, in all and
+    in integers, and how many kernels the operators of its files became; both zero where it does not tell."""
 
-    total: int
+    macs: int
     int8: int = 0
+    operators: int = 0
+    kernels: int = 0
+    fused: Mapping[str, int] = field(default_factory=dict)
+    """Of the kernels those that the runtime made of other operators, by kind."""
 
 
 class Runtime(Component):
@@ -106,8 +111,8 @@ class Runtime(Component):
         """What was lowered, ready to call. Imports only what serving needs."""
 
     @abstractmethod
-    def macs(self, folder: Path, signatures: Sequence[Signature], feeds: Mapping[str, Arrays]) -> Macs:
-        """Count the MACs of one call of each graph on `feeds` (by signature name), in the graph that runs."""
+    def executed(self, folder: Path, signatures: Sequence[Signature], feeds: Mapping[str, Arrays]) -> Executed:
+        """What one call of each graph on `feeds` (by signature name) comes to, in the graph that runs."""
 
 
 RUNTIMES: Registry[Runtime] = Registry(

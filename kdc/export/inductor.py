@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 
 from kdc.compress.plan import PrecisionPlan
 from kdc.errors import KdcError
-from kdc.export.base import RUNTIMES, Arrays, Callables, Graph, Macs, Runtime, Signature
+from kdc.export.base import RUNTIMES, Arrays, Callables, Executed, Graph, Runtime, Signature
 from kdc.quiet import quiet
 
 MACHINE = "machine.json"
@@ -100,7 +100,7 @@ class Inductor(Runtime):
                 for signature in signatures
             }
 
-    def macs(self, folder: Path, signatures: Sequence[Signature], feeds: Mapping[str, Arrays]) -> Macs:
+    def executed(self, folder: Path, signatures: Sequence[Signature], feeds: Mapping[str, Arrays]) -> Executed:
         """Counted in the program before it was compiled, on the inputs that it was traced with: native code cannot say.
 
         ValueError for `feeds` of other shapes.
@@ -109,8 +109,8 @@ class Inductor(Runtime):
         for name, arrays in feeds.items():
             if counted[name]["shapes"] != _shapes(arrays):
                 raise ValueError(f"{name} was counted for {counted[name]['shapes']}, not for {_shapes(arrays)}")
-        total, int8 = (sum(counted[signature.name][kind] for signature in signatures) for kind in ("macs", "int8"))
-        return Macs(total=total, int8=int8)
+        macs, int8 = (sum(counted[signature.name][kind] for signature in signatures) for kind in ("macs", "int8"))
+        return Executed(macs, int8)
 
 
 def _package(folder: Path, signature: Signature) -> Path:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from kdc.compress.plan import PrecisionPlan
 from kdc.errors import KdcError
-from kdc.export.base import RUNTIMES, Arrays, Callables, Graph, Macs, Runtime, Signature
+from kdc.export.base import RUNTIMES, Arrays, Callables, Executed, Graph, Runtime, Signature
 from kdc.export.onnx_graph import export_onnx, modules_of, save_onnx, strip
 from kdc.export.onnx_quantize import quantize
 
@@ -36,30 +37,38 @@ class OnnxRuntime(Runtime):
 
     def lower(self, graphs: Sequence[Graph], plan: PrecisionPlan, folder: Path) -> None:
         for graph in graphs:
-            path = folder / f"{graph.signature.name}.onnx"
             model = export_onnx(graph)
             scopes = modules_of(model, graph)
             strip(model)
-            save_onnx(quantize(model, scopes, plan) if plan.modules else model, path)
+            save_onnx(quantize(model, scopes, plan) if plan.modules else model, _path(folder, graph.signature))
 
     def load(self, folder: Path, signatures: Sequence[Signature], *, threads: int | None = None) -> Callables:
         return {signature.name: _callable(_session(folder, signature, threads)) for signature in signatures}
 
-    def macs(self, folder: Path, signatures: Sequence[Signature], feeds: Mapping[str, Arrays]) -> Macs:
+    def executed(self, folder: Path, signatures: Sequence[Signature], feeds: Mapping[str, Arrays]) -> Executed:
         """Read off onnxruntime's own profile: the kernels that ran, with the shapes that they saw."""
-        total = int8 = 0
+        import onnx
+
+        macs = int8 = 0
+        operators, kernels = Counter[str](), Counter[str]()
         for signature in signatures:
             with tempfile.TemporaryDirectory() as scratch:
                 session = _session(folder, signature, None, profile=f"{scratch}/profile")
                 session.run(None, feeds[signature.name])
                 events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+            file = onnx.load(_path(folder, signature), load_external_data=False)
+            operators += Counter(node.op_type for node in file.graph.node)
             for event in events:
-                operator = event.get("args", {}).get("op_name", "") if event.get("cat") == "Node" else ""
-                if operator in MATMUL_OPS | CONV_OPS | LSTM_OPS and event["name"].endswith("_kernel_time"):
-                    count = _macs_of(event["args"], operator)
-                    total += count
-                    int8 += count if operator in INT8_OPS else 0
-        return Macs(total=total, int8=int8)
+                if event.get("cat") != "Node" or not event["name"].endswith("_kernel_time"):
+                    continue
+                kernel = event["args"]["op_name"]
+                kernels[kernel] += 1
+                if kernel in MATMUL_OPS | CONV_OPS | LSTM_OPS:
+                    count = _macs_of(event["args"], kernel)
+                    macs += count
+                    int8 += count if kernel in INT8_OPS else 0
+        fused = {kind: count for kind, count in kernels.items() if kind not in operators}
+        return Executed(macs, int8, operators.total(), kernels.total(), fused)
 
 
 def _session(folder: Path, signature: Signature, threads: int | None, *, profile: str | None = None) -> Any:
@@ -77,8 +86,11 @@ def _session(folder: Path, signature: Signature, threads: int | None, *, profile
         # the level above pads channels to the width of a vector, and would count the padding
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         options.add_session_config_entry("session.disable_prepacking", "1")  # packed weights have no shape to read
-    path = folder / f"{signature.name}.onnx"
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(_path(folder, signature), options, providers=["CPUExecutionProvider"])
+
+
+def _path(folder: Path, signature: Signature) -> Path:
+    return folder / f"{signature.name}.onnx"
 
 
 def _callable(session: Any) -> Callable[[Arrays], Arrays]:

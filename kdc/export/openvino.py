@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from kdc.compress.plan import PrecisionPlan
 from kdc.errors import KdcError
-from kdc.export.base import RUNTIMES, Arrays, Callables, Graph, Macs, Runtime, Signature
+from kdc.export.base import RUNTIMES, Arrays, Callables, Executed, Graph, Runtime, Signature
 
 PRECISION = ["kdc", "precision"]
 """Where a file notes what it is to be computed in."""
 INTEGERS = {"i8", "u8"}
+NO_WORK = {"Constant", "Const", "Parameter", "Input", "Result", "Output"}
+"""What an IR and a compiled model call that which only holds or hands over a tensor."""
 
 
 @RUNTIMES.register("openvino")
@@ -52,21 +55,32 @@ class OpenVino(Runtime):
             for signature in signatures
         }
 
-    def macs(self, folder: Path, signatures: Sequence[Signature], feeds: Mapping[str, Arrays]) -> Macs:
-        """Counted in the IR, its shapes those of `feeds`; what runs in integers the compiled model says."""
-        total = int8 = 0
+    def executed(self, folder: Path, signatures: Sequence[Signature], feeds: Mapping[str, Arrays]) -> Executed:
+        """MACs counted in the IR at the shapes of `feeds`; the compiled model tells kernels and what is in integers."""
+        macs = int8 = operators = kernels = 0
+        fused = Counter[str]()
         for signature in signatures:
             model = _read(folder, signature)
             feed = feeds[signature.name]
             model.reshape({i: list(feed[port.name].shape) for i, port in enumerate(signature.inputs)})
-            counts = {operation.get_friendly_name(): _macs_of(operation) for operation in model.get_ops()}
-            total += sum(counts.values())
+            counts = {
+                operation.get_friendly_name(): _macs_of(operation)
+                for operation in model.get_ops()
+                if operation.get_type_name() not in NO_WORK
+            }
+            macs += sum(counts.values())
+            operators += len(counts)
             for kernel in _compiled(model, None).get_runtime_model().get_ops():
                 info = kernel.get_rt_info()
+                kind = info["layerType"].astype(str)
+                if kind in NO_WORK:
+                    continue
+                kernels += 1
+                made_of = info["originalLayersNames"].astype(str).split(",")
+                fused[kind] += len(made_of) > 1
                 if "runtimePrecision" in info and info["runtimePrecision"].astype(str) in INTEGERS:
-                    fused = info["originalLayersNames"].astype(str).split(",")
-                    int8 += sum(counts.get(name, 0) for name in fused)
-        return Macs(total=total, int8=int8)
+                    int8 += sum(counts.get(name, 0) for name in made_of)
+        return Executed(macs, int8, operators, kernels, +fused)
 
 
 def _read(folder: Path, signature: Signature) -> Any:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from kdc.compress.plan import PrecisionPlan
 from kdc.errors import KdcError
-from kdc.export.base import RUNTIMES, Arrays, Callables, Graph, Macs, Runtime, Signature
+from kdc.export.base import RUNTIMES, Arrays, Callables, Executed, Graph, Runtime, Signature
 from kdc.quiet import quiet
 
 if TYPE_CHECKING:
@@ -65,10 +65,10 @@ class TorchEager(Runtime):
         modules = _load_modules(folder, signatures, self.device)
         return {signature.name: call_on_arrays(module, signature) for signature, module in modules}
 
-    def macs(self, folder: Path, signatures: Sequence[Signature], feeds: Mapping[str, Arrays]) -> Macs:
+    def executed(self, folder: Path, signatures: Sequence[Signature], feeds: Mapping[str, Arrays]) -> Executed:
         """As counted by torch's own FLOP counter, two FLOPs a MAC; it knows attention and LSTMs in plain form only."""
         callables = self.load(folder, signatures)
-        return Macs(total=sum(count_macs(partial(callables[name], arrays)) for name, arrays in feeds.items()))
+        return Executed(sum(count_macs(partial(callables[name], arrays)) for name, arrays in feeds.items()))
 
 
 def count_macs(call: Callable[[], Any]) -> int:

@@ -37,7 +37,7 @@ def export_verified(
     folder: Path,
     plugins: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Write the artifact to `folder`; what was seen of it (`fidelity`, `macs`, `parameters`) comes back as plain data.
+    """Write the artifact to `folder`; what was seen of it (`fidelity`, `macs`, ...) comes back as plain data.
 
     Raises KdcError when the loaded artifact does not compute what the model computes, rounded as the plan says, or when
     less than 95% of the eligible MACs run in integers. What rounding costs is for the task's metric to say; `fidelity`
@@ -71,10 +71,10 @@ def export_verified(
     if plan.modules:
         fidelity["in_float"] = compare(ours, exact).agreement
     feeds = {graph.signature.name: graph.sample for graph in graphs}
-    macs = runtime.macs(folder, artifact.signatures, feeds)
-    if eligible and macs.int8 < INT8_SHARE * eligible:
+    executed = runtime.executed(folder, artifact.signatures, feeds)
+    if eligible and executed.int8 < INT8_SHARE * eligible:
         raise KdcError(
-            f"{plan.precision} on {runtime.name}: {macs.int8 / eligible:.1%} of the MACs that it is for run in "
+            f"{plan.precision} on {runtime.name}: {executed.int8 / eligible:.1%} of the MACs that it is for run in "
             f"integers, at least {INT8_SHARE:.0%} must",
             f"name those that should stay in float: compress.{plan.precision}.exclude='[PATTERN]'",
             exit_code=1,
@@ -83,7 +83,8 @@ def export_verified(
         "fidelity": fidelity,
         "precision": plan.precision,
         "excluded": dict(plan.excluded),
-        "macs": {"total": macs.total, "int8": macs.int8, "eligible": eligible},
+        "macs": {"total": executed.macs, "int8": executed.int8, "eligible": eligible},
+        "kernels": {"operators": executed.operators, "kernels": executed.kernels, "fused": dict(executed.fused)},
         "parameters": {
             "total": sum(p.numel() for p in model.parameters()),
             "nonzero": sum(int(p.count_nonzero()) for p in model.parameters()),

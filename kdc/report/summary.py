@@ -156,6 +156,7 @@ def files(record: RunRecord) -> Grid:
             else table.MISSING,
             table.count(v.macs.total) if v.macs else table.MISSING,
             f"{v.macs.int8 / v.macs.total:.0%}" if v.macs and v.macs.total else table.MISSING,
+            _kernels(v),
             table.seconds(v.load_seconds) if v.load_seconds is not None else table.MISSING,
             f"{table.significant(v.first_call_ms)} ms" if v.first_call_ms is not None else table.MISSING,
             table.size(v.memory.peak_rss_bytes - v.memory.idle_rss_bytes) if v.memory else table.MISSING,
@@ -164,9 +165,18 @@ def files(record: RunRecord) -> Grid:
         for v in record.variants
         if v.artifact
     ]
-    head = ["variant", "model file", "zipped", "parameters", "zeros", "MACs", "in int8", "load", "first call"]
+    head = ["variant", "model file", "zipped", "parameters", "zeros", "MACs", "in int8", "kernels", "load"]
     caption = "Files, operations (MACs of the three longest validation rows, as one batch), cold start and memory"
-    return Grid(caption, [*head, "memory over idle", "on the GPU"], rows)
+    return Grid(caption, [*head, "first call", "memory over idle", "on the GPU"], rows)
+
+
+def _kernels(variant: Variant) -> Cell:
+    """How many kernels the operators of the files became, and which of them the runtime made of several."""
+    counted = variant.kernels
+    if counted is None or not counted.kernels:
+        return Cell(table.MISSING)
+    fused = ", ".join(f"{count} {kind}" for kind, count in sorted(counted.fused.items()))
+    return Cell(f"{counted.kernels} of {counted.operators} operators", fused and f"fused: {fused}")
 
 
 def stages(record: RunRecord) -> Grid:

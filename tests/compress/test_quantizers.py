@@ -214,6 +214,48 @@ def test_convolutions_are_for_static_int8_alone() -> None:
     )
 
 
+def off_by(weight: np.ndarray, steps: np.ndarray) -> str:
+    """How far from `weight` it is in whole `steps`."""
+    moved = np.round(weight / steps) * steps - weight
+    return f"weights off by {np.linalg.norm(moved) / np.linalg.norm(weight):.2%}"
+
+
+def test_every_layer_says_what_it_becomes_and_how_far_its_weights_are_off() -> None:
+    built, rows = texts()
+    lines = quantizer("int8", smooth=0.5).apply(built.model, PrecisionPlan(), rows).lines
+    names = [line.split(":")[0] for line in lines]
+    plan = planned(built, rows, "int8", smooth=0.5)
+    assert sorted(names) == sorted(plan.modules)
+    factors = plan.modules[QUERY].smooth
+    assert factors is not None
+    weight = built.model.get_submodule(QUERY).weight.detach().double().numpy() * np.array(factors)
+    error = off_by(weight, np.abs(weight).max(axis=1, keepdims=True) / 127)
+    assert f"{QUERY}: int8 per channel, {error}" in lines
+    table = "bert.embeddings.word_embeddings"
+    weight = built.model.get_submodule(table).weight.detach().double().numpy()
+    assert f"{table}: stored in int8, {off_by(weight, np.ptp(weight) / 255)}" in lines
+
+
+def test_layers_say_ranges_groups_values_and_seven_bits() -> None:
+    built, rows = texts()
+    plan = planned(built, rows, "int8_static", reduce_range=True)
+    low, high = plan.modules[QUERY].reads or (0, 0)
+    assert str(plan.modules[QUERY]) == f"int8 of 7 bits per channel, reads {low:.3g} to {high:.3g}"
+    assert str(planned(built, rows, "int4_weights", group=64).modules[QUERY]) == "int4 in groups of 64"
+    assert str(planned(built, rows, "cluster", bits=4).modules[QUERY]) == "16 values"
+
+
+def test_a_convolutions_weights_are_off_as_they_are_stored() -> None:
+    """Its batch-norm's factor is in them, which one scale for all channels notices."""
+    built, rows = pictures()
+    lines = quantizer("int8_static", per_channel=False).apply(built.model, PrecisionPlan(), rows).lines
+    convolution, norm = (built.model.get_submodule(f"layers.{number}") for number in (0, 1))
+    stored: Any = torch.nn.utils.fusion.fuse_conv_bn_eval(convolution.eval(), norm.eval()).weight
+    weight = stored.detach().double().numpy()
+    (line,) = [line for line in lines if line.startswith("layers.0:")]
+    assert line.endswith(off_by(weight, np.abs(weight).max() / 127))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("runtime", ["torch", "onnxruntime"])
 def test_folded_batch_norms_leave_the_answers(runtime: str, tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def compile_(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Artifact
     assert seen["macs"]["total"] == other["macs"]["total"]
     artifact = Artifact.open(folder)
     with pytest.raises(ValueError, match="was counted for"):
-        artifact.runtime.macs(
+        artifact.runtime.executed(
             folder, artifact.signatures, {"forward": artifact.session().example_batch(batch=1, length=2)}
         )
     return artifact

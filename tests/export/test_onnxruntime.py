@@ -17,6 +17,7 @@ from kdc.compress.svd import Svd
 from kdc.data.examples import Examples
 from kdc.export.artifact import Artifact
 from kdc.export.base import Arrays
+from kdc.export.foreign import take_in
 from kdc.models.build import Built
 from tests import tiny
 
@@ -209,8 +210,8 @@ NET_MACS = {
 
 
 def macs(written: Artifact, batch: Arrays) -> tuple[int, int]:
-    counted = written.runtime.macs(written.folder, written.signatures, {"forward": batch})
-    return counted.total, counted.int8
+    counted = written.runtime.executed(written.folder, written.signatures, {"forward": batch})
+    return counted.macs, counted.int8
 
 
 @pytest.mark.parametrize("runtime", tiny.PORTABLE)
@@ -247,6 +248,30 @@ def test_macs_of_the_plain_nets(kind: str, runtime: str, tmp_path: Path) -> None
         plan = int8_plan(built.model)
         written = tiny.artifact(tmp_path / "int8", built, examples, runtime=runtime, plan=plan)
         assert macs(written, batch) == (5 * (linears + convolutions), 5 * linears)
+
+
+def test_fused_kernels_are_told_from_those_of_the_file(tmp_path: Path) -> None:
+    """Of a convolution, the relu behind it and another activation that nothing melts with it."""
+    from onnx import TensorProto, helper
+
+    nodes = [
+        helper.make_node("Conv", ["pixels", "weight"], ["conv"], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["conv"], ["relu"]),
+        helper.make_node("Neg", ["relu"], ["out"]),
+    ]
+    pixels, out = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", channels, 4, 4])
+        for name, channels in (("pixels", 1), ("out", 2))
+    )
+    weight = helper.make_tensor("weight", TensorProto.FLOAT, [2, 1, 3, 3], [0.5] * 18)
+    graph = helper.make_graph(nodes, "net", [pixels], [out], [weight])
+    opsets = [helper.make_opsetid("", 21)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), tmp_path / "net.onnx")
+    written = take_in(tmp_path / "net.onnx", tmp_path / "in")
+    batch = written.session().example_batch(batch=1, length=1)
+    counted = written.runtime.executed(written.folder, written.signatures, {written.signatures[0].name: batch})
+    assert (counted.operators, counted.kernels, counted.fused) == (3, 2, {"FusedConv": 1})
+    assert counted.macs == 2 * 4 * 4 * 9
 
 
 def test_macs_of_convolutions_in_onnxruntimes_blocked_layout(tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
 import pytest
 
-from kdc.record import Stage, Timing
+from kdc.record import KernelCount, Stage, Timing
 from kdc.report import summary, table
 from kdc.report.html import run_page
+from kdc.report.markdown import flat
 
 
 @pytest.mark.parametrize(
@@ -44,6 +45,16 @@ def test_energy_and_memory_are_told_where_they_were_measured(text_record):
     files = summary.files(text_record)
     assert files.head[-2:] == ["memory over idle", "on the GPU"]
     assert [row[-2:] for row in files.rows] == [["238 MB", "-"], ["238 MB", "-"], ["238 MB", "40.0 MB"]]
+
+
+def test_kernels_that_a_runtime_fused_are_told_where_it_tells_them(text_record):
+    text_record.variants[1].kernels = KernelCount(operators=40, kernels=12, fused={"FusedMatMul": 3, "BiasGelu": 2})
+    text_record.variants[2].kernels = KernelCount()
+    files = summary.files(text_record)
+    column = files.head.index("kernels")
+    told = ["-", "12 of 40 operators (fused: 2 BiasGelu, 3 FusedMatMul)", "-"]
+    assert [flat([row[column]])[0] for row in files.rows] == told
+    assert "fused: 2 BiasGelu, 3 FusedMatMul" in run_page(text_record)
 
 
 @pytest.mark.parametrize(
