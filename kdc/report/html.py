@@ -75,6 +75,7 @@ def run_page(record: RunRecord) -> str:
         reliability=reliability,
         trained=trained,
         stages=summary.stages(record),
+        talkative=summary.talkative(record),
         loading={"name": final.name, "code": code} if final and code else None,
         legends={
             "latency": latency_charts.LEGEND,

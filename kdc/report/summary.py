@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kdc.measure.workloads import spelled
-from kdc.record import Comparison, MetricValue, RunRecord, Variant
+from kdc.record import Comparison, MetricValue, RunRecord, Stage, Variant
 from kdc.report import table
 from kdc.report.table import Cell
 from kdc.report.verdict import fair_baseline
 from kdc.shipped import shipped
+
+FEW_NOTES = 3
 
 
 @dataclass(frozen=True)
@@ -181,10 +183,19 @@ def _kernels(variant: Variant) -> Cell:
 
 def stages(record: RunRecord) -> Grid:
     rows: list[Row] = [
-        [s.name, s.key[:12], "the cache" if s.cached else "this run", table.seconds(s.wall_seconds), "; ".join(s.notes)]
+        [s.name, s.key[:12], "the cache" if s.cached else "this run", table.seconds(s.wall_seconds), _notes(s)]
         for s in record.stages
     ]
     return Grid("Every stage in its order", ["stage", "key", "from", "time", "notes"], rows)
+
+
+def talkative(record: RunRecord) -> list[Stage]:
+    """Stages that say more than a table can hold: what a pass did to each layer."""
+    return [stage for stage in record.stages if len(stage.notes) > FEW_NOTES]
+
+
+def _notes(stage: Stage) -> str:
+    return "; ".join(stage.notes) if len(stage.notes) <= FEW_NOTES else f"{len(stage.notes)}, below"
 
 
 def facts(record: RunRecord) -> dict[str, str]:

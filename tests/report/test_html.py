@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from kdc.record import RunRecord
+from kdc.report import summary
 from kdc.report.html import run_page, write_html
 from kdc.report.verdict import verdict
 from tests.report.pages import Page, check
@@ -98,7 +99,7 @@ def test_any_optional_part_may_lack(undrawn: None, part: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "part", ["artifact", "parameters", "macs", "quality", "memory", "latency", "comparisons", "replicates"]
+    "part", ["artifact", "parameters", "macs", "kernels", "quality", "memory", "latency", "comparisons", "replicates"]
 )
 def test_any_part_of_a_variant_may_lack(undrawn: None, part: str) -> None:
     raw = RunRecord.load(GOLDEN / "record.json").model_dump(by_alias=True)
@@ -111,6 +112,15 @@ def test_a_failed_run_shows_its_error_and_what_there_is(failed_record: RunRecord
     page = check(run_page(failed_record))
     assert "The run failed in stage measure: timing student: killed; free some memory" in page.text
     assert sections(page) == ["variants", "training", "stages", "load", "setup"]
+
+
+def test_what_a_pass_did_to_many_layers_stands_below_the_stages(text_record: RunRecord) -> None:
+    few, many = ["one", "two", "three"], [f"layer.{number}: cut" for number in range(4)]
+    text_record.stages[0].notes, text_record.stages[1].notes = few, many
+    assert [row[4] for row in summary.stages(text_record).rows[:2]] == ["one; two; three", "4, below"]
+    text = check(run_page(text_record)).text
+    assert f"{text_record.stages[1].name}: 4 notes" in text
+    assert all(text.count(note) == 1 for note in many)
 
 
 @pytest.mark.parametrize("status", ["running", "failed", "ok"])
