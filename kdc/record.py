@@ -119,12 +119,12 @@ class MacsCount(_Part):
 
 
 class KernelCount(_Part):
-    """What the runtime made of the operators in an artifact's files; zeros where it does not tell."""
+    """How many kernels run for the operators of an artifact's files; zeros where its runtime does not tell."""
 
     operators: int = 0
     kernels: int = 0
     fused: dict[str, int] = Field(default_factory=dict)
-    """Of the kernels those that it made of other operators, by kind."""
+    """Of the kernels those that stand for several operators, by kind."""
 
 
 class MetricValue(_Part):

@@ -120,6 +120,9 @@ def test_every_variant_is_measured(whole: RunRecord, place: Path) -> None:
     assert int8.precision == "int8"
     assert int8.macs
     assert int8.macs.int8 >= 0.95 * int8.macs.eligible > 0
+    assert int8.kernels
+    assert 0 < int8.kernels.kernels < int8.kernels.operators
+    assert int8.kernels.fused["MatMulIntegerToFloat"] > 0
     assert student.artifact
     assert int8.artifact
     assert int8.artifact.model_bytes < student.artifact.model_bytes

@@ -43,10 +43,15 @@ class ModulePrecision(BaseModel):
             return f"{len(self.codebook)} values"
         if self.group is not None:
             return f"{self.dtype} in groups of {self.group}"
-        bits = f"{self.dtype}{' of 7 bits' if self.reduce_range else ''}{' per channel' if self.per_channel else ''}"
+        said = f"{'7 bits of ' if self.reduce_range else ''}{self.dtype}{' per channel' if self.per_channel else ''}"
         if self.weights_only:
-            return f"stored in {bits}"
-        return f"{bits}, reads {self.reads[0]:.3g} to {self.reads[1]:.3g}" if self.reads else bits
+            return f"stored in {said}"
+        if self.smooth is not None:
+            said += ", smoothed"
+        if self.reads is not None:
+            low, high = with_zero(self.reads)
+            said += f", reads {low:.3g} to {high:.3g}"
+        return said
 
 
 class PrecisionPlan(BaseModel):

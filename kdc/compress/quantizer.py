@@ -60,11 +60,13 @@ class Quantizer(Recovers):
         stored = {name: STORED for name in names if kinds[name] == "Embedding"}
         with rewritten(model, plan.rewrites):
             modules = {**plan.modules, **self.precisions(model, computing, rows), **stored}
+        left = {**dict.fromkeys(names, "no row that was looked at reaches it"), **left}
         excluded = {name: reason for name, reason in {**plan.excluded, **left}.items() if name not in modules}
         planned = plan.model_copy(update={"modules": modules, "excluded": excluded})
-        own = planned.model_copy(update={"modules": {name: modules[name] for name in names}})
-        errors = weight_errors(model, own)
-        layers = [f"{name}: {modules[name]}, weights off by {errors[name]:.2%}" for name in names]
+        own = planned.model_copy(update={"modules": {name: modules[name] for name in names if name in modules}})
+        later = " before they recover" if self.recover else ""
+        errors = weight_errors(model, own).items()
+        layers = [f"{name}: {modules[name]}, weights off by {error:.2%}{later}" for name, error in errors]
         return Done(model, planned, [*self.remarks(), *layers])
 
     def targets(self, model: nn.Module) -> tuple[list[str], Mapping[str, str]]:

@@ -17,6 +17,7 @@ from torch.nn import functional
 from kdc.compress.integers import fixed, in_groups, measured_now, weights_rounded
 from kdc.compress.plan import ModulePrecision, PrecisionPlan
 from kdc.models.batch_norm import normalized
+from kdc.models.shapes import outputs_first
 
 
 @contextmanager
@@ -43,22 +44,24 @@ def simulated(model: nn.Module, plan: PrecisionPlan) -> Iterator[None]:
 
 @torch.no_grad()
 def weight_errors(model: nn.Module, plan: PrecisionPlan) -> dict[str, float]:
-    """How far rounding moves the weights of each planned module, in norm and as a share of theirs."""
+    """How far rounding moves the weights of each planned module, as they are stored: its norm over theirs."""
     folded = normalized(model) if "fold_batch_norm" in plan.rewrites else {}
     found = {}
     for name, precision in plan.modules.items():
         module: Any = model.get_submodule(name)
-        weights = [p.detach() for p in module.parameters() if p.ndim > 1]
-        if type(module).__name__ == "Conv1D":
-            weights = [weight.t() for weight in weights]
-        if precision.smooth is not None:
-            weights = [weight * torch.tensor(precision.smooth, device=weight.device) for weight in weights]
-        if name in folded:
-            weights = [weight * _factor(model.get_submodule(folded[name]), weight) for weight in weights]
-        table = isinstance(module, nn.Embedding)
-        rounded = [measured_now(weight) if table else weights_rounded(weight, precision) for weight in weights]
-        moved = sum(float((a - b).square().sum()) for a, b in zip(weights, rounded, strict=True))
-        size = sum(float(weight.square().sum()) for weight in weights)
+        if isinstance(module, nn.Embedding):
+            pairs = [(module.weight, measured_now(module.weight))]
+        elif isinstance(module, nn.LSTM):
+            pairs = [(one, weights_rounded(one, precision)) for one in module.parameters() if one.ndim == 2]
+        else:
+            weight = outputs_first(module, module.weight)
+            if precision.smooth is not None:
+                weight = weight * torch.tensor(precision.smooth, device=weight.device)
+            if name in folded:
+                weight = weight * _factor(model.get_submodule(folded[name]), weight)
+            pairs = [(weight, weights_rounded(weight, precision))]
+        moved = sum(float((rounded - exact).square().sum()) for exact, rounded in pairs)
+        size = sum(float(exact.square().sum()) for exact, _ in pairs)
         found[name] = (moved / size) ** 0.5 if size else 0.0
     return found
 
@@ -74,14 +77,14 @@ def _computing(module: Any, precision: ModulePrecision, norm: Any) -> Callable[.
     factors = torch.tensor(precision.smooth, device=module.weight.device) if precision.smooth else None
 
     def forward(read: Tensor) -> Tensor:
-        # [outputs, inputs, ...]
-        weight = module.weight.t() if kind == "Conv1D" else module.weight
+        weight = outputs_first(module, module.weight)
         if factors is not None:
             read, weight = read / factors.to(read.device), weight * factors.to(weight.device)
         if norm is None:
             weight = weights_rounded(weight, precision)
         else:  # what is stored is the weight with its batch-norm's factor
-            factor = _factor(norm, weight)
+            factor = _factor(norm, weight).detach()
+            factor = factor.where(factor != 0, 1)  # nothing of such a channel is left, however it is rounded
             weight = weights_rounded(weight * factor, precision) / factor
         if precision.group is not None:
             read = in_groups(read, precision.group)
@@ -97,8 +100,7 @@ def _computing(module: Any, precision: ModulePrecision, norm: Any) -> Callable[.
 
 def _factor(norm: Any, weight: Tensor) -> Tensor:
     """What a batch-norm multiplies each output by, to go with a weight `[outputs, inputs, ...]`."""
-    factor = norm.weight / (norm.running_var + norm.eps).sqrt()
-    factor = factor.detach().where(factor != 0, 1)  # nothing of such a channel is left, however it is rounded
+    factor: Tensor = norm.weight / (norm.running_var + norm.eps).sqrt()
     return factor.reshape(-1, *[1] * (weight.ndim - 1))
 
 

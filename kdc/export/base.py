@@ -69,17 +69,17 @@ class Graph:
     prefix: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Executed:
     """What a runtime really ran on one workload: multiply-accumulates of matrix multiplies and convolutions, in all and
-    in integers, and how many kernels the operators of its files became; both zero where it does not tell."""
+    in integers, and how many kernels the operators of its files became; no kernels where it does not tell them."""
 
     macs: int
     int8: int = 0
     operators: int = 0
     kernels: int = 0
     fused: Mapping[str, int] = field(default_factory=dict)
-    """Of the kernels those that the runtime made of other operators, by kind."""
+    """Of the kernels those that stand for several operators, by kind."""
 
 
 class Runtime(Component):

@@ -110,7 +110,7 @@ class Inductor(Runtime):
             if counted[name]["shapes"] != _shapes(arrays):
                 raise ValueError(f"{name} was counted for {counted[name]['shapes']}, not for {_shapes(arrays)}")
         macs, int8 = (sum(counted[signature.name][kind] for signature in signatures) for kind in ("macs", "int8"))
-        return Executed(macs, int8)
+        return Executed(macs=macs, int8=int8)
 
 
 def _package(folder: Path, signature: Signature) -> Path:

@@ -6,7 +6,7 @@ import json
 import math
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -23,6 +23,8 @@ INT8_MATMUL_OPS = {
 INT8_OPS = {*INT8_MATMUL_OPS, "DynamicQuantizeLSTM", "QLinearConv"}
 MATMUL_OPS = {"MatMul", "FusedMatMul", "Gemm", "FusedGemm", *INT8_MATMUL_OPS}
 CONV_OPS = {"Conv", "FusedConv", "NhwcFusedConv", "QLinearConv"}
+MOVERS = {"Cast", "Reshape", "Transpose", "ReorderInput", "ReorderOutput", "MemcpyFromHost", "MemcpyToHost"}
+"""What it puts between kernels to turn one layout or type into another."""
 
 
 @RUNTIMES.register("onnxruntime")
@@ -46,32 +48,45 @@ class OnnxRuntime(Runtime):
         return {signature.name: _callable(_session(folder, signature, threads)) for signature in signatures}
 
     def executed(self, folder: Path, signatures: Sequence[Signature], feeds: Mapping[str, Arrays]) -> Executed:
-        """Read off onnxruntime's own profile: the kernels that ran, with the shapes that they saw."""
+        """Read off onnxruntime's own profile: the kernels that ran, and for MACs the shapes that they saw.
+
+        Fused are kernels of kinds that the file has not, or fewer of: a convolution that took in a sum is not told.
+        """
         import onnx
 
-        macs = int8 = 0
-        operators, kernels = Counter[str](), Counter[str]()
+        macs = int8 = operators = kernels = 0
+        fused = Counter[str]()
         for signature in signatures:
-            with tempfile.TemporaryDirectory() as scratch:
-                session = _session(folder, signature, None, profile=f"{scratch}/profile")
-                session.run(None, feeds[signature.name])
-                events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-            file = onnx.load(_path(folder, signature), load_external_data=False)
-            operators += Counter(node.op_type for node in file.graph.node)
-            for event in events:
-                if event.get("cat") != "Node" or not event["name"].endswith("_kernel_time"):
-                    continue
-                kernel = event["args"]["op_name"]
-                kernels[kernel] += 1
+            feed = feeds[signature.name]
+            for kernel, args in _profile(folder, signature, feed, countable=True):
                 if kernel in MATMUL_OPS | CONV_OPS | LSTM_OPS:
-                    count = _macs_of(event["args"], kernel)
+                    count = _macs_of(args, kernel)
                     macs += count
                     int8 += count if kernel in INT8_OPS else 0
-        fused = {kind: count for kind, count in kernels.items() if kind not in operators}
-        return Executed(macs, int8, operators.total(), kernels.total(), fused)
+            file = onnx.load(_path(folder, signature), load_external_data=False)
+            written = Counter(node.op_type for node in file.graph.node)
+            ran = Counter(kernel for kernel, _ in _profile(folder, signature, feed, countable=False))
+            operators, kernels = operators + written.total(), kernels + ran.total()
+            fused += Counter({kind: count for kind, count in (ran - written).items() if kind not in MOVERS})
+        return Executed(macs=macs, int8=int8, operators=operators, kernels=kernels, fused=fused)
 
 
-def _session(folder: Path, signature: Signature, threads: int | None, *, profile: str | None = None) -> Any:
+def _profile(
+    folder: Path, signature: Signature, feed: Arrays, *, countable: bool
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Every kernel of one call with what is noted of it: as it ships, or with shapes that its MACs can be read off."""
+    with tempfile.TemporaryDirectory() as scratch:
+        session = _session(folder, signature, None, profile=f"{scratch}/profile", countable=countable)
+        session.run(None, feed)
+        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+            yield event["args"]["op_name"], event["args"]
+
+
+def _session(
+    folder: Path, signature: Signature, threads: int | None, *, profile: str | None = None, countable: bool = False
+) -> Any:
     try:
         import onnxruntime
     except ImportError as error:
@@ -83,6 +98,7 @@ def _session(folder: Path, signature: Signature, threads: int | None, *, profile
     if profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = profile
+    if countable:
         # the level above pads channels to the width of a vector, and would count the padding
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         options.add_session_config_entry("session.disable_prepacking", "1")  # packed weights have no shape to read

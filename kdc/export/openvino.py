@@ -56,7 +56,7 @@ class OpenVino(Runtime):
         }
 
     def executed(self, folder: Path, signatures: Sequence[Signature], feeds: Mapping[str, Arrays]) -> Executed:
-        """MACs counted in the IR at the shapes of `feeds`; the compiled model tells kernels and what is in integers."""
+        """MACs counted in the IR at the shapes of `feeds`; the model as it ships tells its kernels and their types."""
         macs = int8 = operators = kernels = 0
         fused = Counter[str]()
         for signature in signatures:
@@ -70,17 +70,17 @@ class OpenVino(Runtime):
             }
             macs += sum(counts.values())
             operators += len(counts)
-            for kernel in _compiled(model, None).get_runtime_model().get_ops():
+            for kernel in _compiled(_read(folder, signature), None).get_runtime_model().get_ops():
                 info = kernel.get_rt_info()
                 kind = info["layerType"].astype(str)
                 if kind in NO_WORK:
                     continue
                 kernels += 1
-                made_of = info["originalLayersNames"].astype(str).split(",")
+                made_of = [name for name in info["originalLayersNames"].astype(str).split(",") if name in counts]
                 fused[kind] += len(made_of) > 1
                 if "runtimePrecision" in info and info["runtimePrecision"].astype(str) in INTEGERS:
-                    int8 += sum(counts.get(name, 0) for name in made_of)
-        return Executed(macs, int8, operators, kernels, +fused)
+                    int8 += sum(counts[name] for name in made_of)
+        return Executed(macs=macs, int8=int8, operators=operators, kernels=kernels, fused=+fused)
 
 
 def _read(folder: Path, signature: Signature) -> Any:

@@ -68,7 +68,7 @@ class TorchEager(Runtime):
     def executed(self, folder: Path, signatures: Sequence[Signature], feeds: Mapping[str, Arrays]) -> Executed:
         """As counted by torch's own FLOP counter, two FLOPs a MAC; it knows attention and LSTMs in plain form only."""
         callables = self.load(folder, signatures)
-        return Executed(sum(count_macs(partial(callables[name], arrays)) for name, arrays in feeds.items()))
+        return Executed(macs=sum(count_macs(partial(callables[name], arrays)) for name, arrays in feeds.items()))
 
 
 def count_macs(call: Callable[[], Any]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,10 @@ from kdc.report.table import Cell
 from kdc.report.verdict import fair_baseline
 from kdc.shipped import shipped
 
+FUSED_KINDS = 3
+"""Of kernels that are told by name."""
 FEW_NOTES = 3
+"""What the table of stages has room for."""
 
 
 @dataclass(frozen=True)
@@ -177,8 +181,9 @@ def _kernels(variant: Variant) -> Cell:
     counted = variant.kernels
     if counted is None or not counted.kernels:
         return Cell(table.MISSING)
-    fused = ", ".join(f"{count} {kind}" for kind, count in sorted(counted.fused.items()))
-    return Cell(f"{counted.kernels} of {counted.operators} operators", fused and f"fused: {fused}")
+    most = Counter(counted.fused).most_common(FUSED_KINDS)
+    fused = ", ".join(f"{count} {kind}" for kind, count in most)
+    return Cell(f"{counted.kernels} for {counted.operators} operators", fused and f"fused: {fused}")
 
 
 def stages(record: RunRecord) -> Grid:
@@ -190,12 +195,12 @@ def stages(record: RunRecord) -> Grid:
 
 
 def talkative(record: RunRecord) -> list[Stage]:
-    """Stages that say more than a table can hold: what a pass did to each layer."""
+    """Stages that say more than a table can hold, such as what a pass did to each layer."""
     return [stage for stage in record.stages if len(stage.notes) > FEW_NOTES]
 
 
 def _notes(stage: Stage) -> str:
-    return "; ".join(stage.notes) if len(stage.notes) <= FEW_NOTES else f"{len(stage.notes)}, below"
+    return "; ".join(stage.notes) if len(stage.notes) <= FEW_NOTES else f"{len(stage.notes)} notes, below"
 
 
 def facts(record: RunRecord) -> dict[str, str]:

@@ -125,7 +125,7 @@ def export_step(runtime: Runtime, model: Published, plan: Published | None, data
         "packages": packages(*runtime.packages),
         "machine": runtime.machine(),
     }
-    return Step("export", parts, build, version=5)
+    return Step("export", parts, build, version=6)
 
 
 def predictions_step(artifact: Published, data: Data, split: str) -> Step:

@@ -16,9 +16,9 @@ from kdc.compress.base import PASSES, Pass
 from kdc.compress.calibration import Calibration
 from kdc.compress.fold_batch_norm import FoldBatchNorm
 from kdc.compress.mixed_precision import MixedPrecision
-from kdc.compress.plan import PrecisionPlan
+from kdc.compress.plan import ModulePrecision, PrecisionPlan, with_zero
 from kdc.compress.sensitivity import sensitivities
-from kdc.compress.simulate import simulated
+from kdc.compress.simulate import simulated, weight_errors
 from kdc.compress.smoothing import smoothed, smoothing_factors
 from kdc.compress.wiring import rectified
 from kdc.data.examples import Examples
@@ -230,7 +230,7 @@ def test_every_layer_says_what_it_becomes_and_how_far_its_weights_are_off() -> N
     assert factors is not None
     weight = built.model.get_submodule(QUERY).weight.detach().double().numpy() * np.array(factors)
     error = off_by(weight, np.abs(weight).max(axis=1, keepdims=True) / 127)
-    assert f"{QUERY}: int8 per channel, {error}" in lines
+    assert f"{QUERY}: int8 per channel, smoothed, {error}" in lines
     table = "bert.embeddings.word_embeddings"
     weight = built.model.get_submodule(table).weight.detach().double().numpy()
     assert f"{table}: stored in int8, {off_by(weight, np.ptp(weight) / 255)}" in lines
@@ -239,8 +239,8 @@ def test_every_layer_says_what_it_becomes_and_how_far_its_weights_are_off() -> N
 def test_layers_say_ranges_groups_values_and_seven_bits() -> None:
     built, rows = texts()
     plan = planned(built, rows, "int8_static", reduce_range=True)
-    low, high = plan.modules[QUERY].reads or (0, 0)
-    assert str(plan.modules[QUERY]) == f"int8 of 7 bits per channel, reads {low:.3g} to {high:.3g}"
+    low, high = with_zero(plan.modules[QUERY].reads or (0, 0))
+    assert str(plan.modules[QUERY]) == f"7 bits of int8 per channel, reads {low:.3g} to {high:.3g}"
     assert str(planned(built, rows, "int4_weights", group=64).modules[QUERY]) == "int4 in groups of 64"
     assert str(planned(built, rows, "cluster", bits=4).modules[QUERY]) == "16 values"
 
@@ -254,6 +254,42 @@ def test_a_convolutions_weights_are_off_as_they_are_stored() -> None:
     weight = stored.detach().double().numpy()
     (line,) = [line for line in lines if line.startswith("layers.0:")]
     assert line.endswith(off_by(weight, np.abs(weight).max() / 127))
+
+
+def test_weights_of_other_kinds_are_off_by_what_their_rounding_moves() -> None:
+    """Conv1D with its weight the other way round, a channel that a batch-norm drops, both matrices of an LSTM."""
+    gpt2 = models.texts("gpt2").model
+    name = "transformer.h.0.mlp.c_fc"
+    weight = gpt2.get_submodule(name).weight.detach().double().numpy().T
+    precision = ModulePrecision(dtype="int8", per_channel=True)
+    (found,) = weight_errors(gpt2, PrecisionPlan(modules={name: precision})).values()
+    assert f"weights off by {found:.2%}" == off_by(weight, np.abs(weight).max(axis=1, keepdims=True) / 127)
+    net = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.BatchNorm2d(4))
+    with torch.no_grad():
+        net[0].weight[1] *= 1000
+        net[1].weight[1] = 0
+    plan = PrecisionPlan(modules={"0": ModulePrecision(dtype="int8")}, rewrites=("fold_batch_norm",))
+    assert 0 < weight_errors(net, plan)["0"] < 0.02
+    lstm = torch.nn.LSTM(3, 5, bidirectional=True)
+    matrices = [p.detach().double().numpy() for p in lstm.parameters() if p.ndim == 2]
+    moved = [np.round(m / (s := np.abs(m).max() / 127)) * s - m for m in matrices]
+    wanted = (sum((m**2).sum() for m in moved) / sum((m**2).sum() for m in matrices)) ** 0.5
+    plan = PrecisionPlan(modules={"0": ModulePrecision(dtype="int8")})
+    assert weight_errors(torch.nn.Sequential(lstm), plan)["0"] == pytest.approx(wanted, rel=1e-4)
+
+
+def test_what_no_row_reaches_stays_in_float_and_is_told() -> None:
+    built, rows = texts()
+    built.model.bert.unused = torch.nn.Linear(4, 4)
+    plan = planned(built, rows, "int8_static")
+    assert "bert.unused" not in plan.modules
+    assert plan.excluded["bert.unused"] == "no row that was looked at reaches it"
+
+
+def test_layers_that_recover_say_that_it_is_before() -> None:
+    built, rows = texts()
+    lines = quantizer("int8", recover={"epochs": 1}).apply(built.model, PrecisionPlan(), rows).lines
+    assert all(line.endswith("% before they recover") for line in lines)
 
 
 @pytest.mark.slow

@@ -251,27 +251,27 @@ def test_macs_of_the_plain_nets(kind: str, runtime: str, tmp_path: Path) -> None
 
 
 def test_fused_kernels_are_told_from_those_of_the_file(tmp_path: Path) -> None:
-    """Of a convolution, the relu behind it and another activation that nothing melts with it."""
+    """A product with a transposed matrix is one kernel, the operator behind it another."""
     from onnx import TensorProto, helper
 
     nodes = [
-        helper.make_node("Conv", ["pixels", "weight"], ["conv"], pads=[1, 1, 1, 1]),
-        helper.make_node("Relu", ["conv"], ["relu"]),
-        helper.make_node("Neg", ["relu"], ["out"]),
+        helper.make_node("Transpose", ["b"], ["turned"], perm=[1, 0]),
+        helper.make_node("MatMul", ["a", "turned"], ["product"]),
+        helper.make_node("Neg", ["product"], ["out"]),
     ]
-    pixels, out = (
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", channels, 4, 4])
-        for name, channels in (("pixels", 1), ("out", 2))
+    a, b, out = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        for name, shape in (("a", ["batch", 4]), ("b", [3, 4]), ("out", ["batch", 3]))
     )
-    weight = helper.make_tensor("weight", TensorProto.FLOAT, [2, 1, 3, 3], [0.5] * 18)
-    graph = helper.make_graph(nodes, "net", [pixels], [out], [weight])
-    opsets = [helper.make_opsetid("", 21)]
-    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), tmp_path / "net.onnx")
+    model = helper.make_model(
+        helper.make_graph(nodes, "net", [a, b], [out]), opset_imports=[helper.make_opsetid("", 21)], ir_version=10
+    )
+    onnx.save(model, tmp_path / "net.onnx")
     written = take_in(tmp_path / "net.onnx", tmp_path / "in")
-    batch = written.session().example_batch(batch=1, length=1)
+    batch = written.session().example_batch(batch=5, length=1)
     counted = written.runtime.executed(written.folder, written.signatures, {written.signatures[0].name: batch})
-    assert (counted.operators, counted.kernels, counted.fused) == (3, 2, {"FusedConv": 1})
-    assert counted.macs == 2 * 4 * 4 * 9
+    assert (counted.operators, counted.kernels, counted.fused) == (3, 2, {"FusedMatMul": 1})
+    assert counted.macs == 5 * 3 * 4
 
 
 def test_macs_of_convolutions_in_onnxruntimes_blocked_layout(tmp_path: Path) -> None:

@@ -117,7 +117,7 @@ def test_a_failed_run_shows_its_error_and_what_there_is(failed_record: RunRecord
 def test_what_a_pass_did_to_many_layers_stands_below_the_stages(text_record: RunRecord) -> None:
     few, many = ["one", "two", "three"], [f"layer.{number}: cut" for number in range(4)]
     text_record.stages[0].notes, text_record.stages[1].notes = few, many
-    assert [row[4] for row in summary.stages(text_record).rows[:2]] == ["one; two; three", "4, below"]
+    assert [row[4] for row in summary.stages(text_record).rows[:2]] == ["one; two; three", "4 notes, below"]
     text = check(run_page(text_record)).text
     assert f"{text_record.stages[1].name}: 4 notes" in text
     assert all(text.count(note) == 1 for note in many)

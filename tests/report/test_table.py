@@ -48,13 +48,15 @@ def test_energy_and_memory_are_told_where_they_were_measured(text_record):
 
 
 def test_kernels_that_a_runtime_fused_are_told_where_it_tells_them(text_record):
-    text_record.variants[1].kernels = KernelCount(operators=40, kernels=12, fused={"FusedMatMul": 3, "BiasGelu": 2})
+    text_record.variants[1].kernels = KernelCount(
+        operators=40, kernels=12, fused={"A": 1, "FusedMatMul": 3, "BiasGelu": 2, "B": 5}
+    )
     text_record.variants[2].kernels = KernelCount()
     files = summary.files(text_record)
     column = files.head.index("kernels")
-    told = ["-", "12 of 40 operators (fused: 2 BiasGelu, 3 FusedMatMul)", "-"]
+    told = ["-", "12 for 40 operators (fused: 5 B, 3 FusedMatMul, 2 BiasGelu)", "-"]
     assert [flat([row[column]])[0] for row in files.rows] == told
-    assert "fused: 2 BiasGelu, 3 FusedMatMul" in run_page(text_record)
+    assert "fused: 5 B, 3 FusedMatMul, 2 BiasGelu" in run_page(text_record)
 
 
 @pytest.mark.parametrize(
