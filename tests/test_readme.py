@@ -40,3 +40,11 @@ def test_figures_are_those_that_a_script_wrote(name: str) -> None:
     table = [line for line in written if line.startswith("|")]
     assert len(table) > 4
     assert set(table) <= set(lines)
+
+
+def test_rows_of_the_compression_table_are_those_that_a_script_wrote() -> None:
+    found = re.search(r"<!-- compression -->\n(.*?)<!-- /compression -->", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert found is not None
+    rows = found[1].splitlines()
+    assert len(rows) > 10
+    assert set(rows) <= set((ROOT / "scripts" / "results" / "compression.md").read_text().splitlines())
