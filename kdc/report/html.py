@@ -63,6 +63,7 @@ def run_page(record: RunRecord) -> str:
             summary.metrics(record),
             summary.robustness(record),
             summary.files(record),
+            summary.kernels(record),
             summary.parity(record),
         ],
         gain=gain if gain.arms(record) else None,

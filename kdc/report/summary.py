@@ -13,8 +13,6 @@ from kdc.report.table import Cell
 from kdc.report.verdict import fair_baseline
 from kdc.shipped import shipped
 
-FUSED_KINDS = 3
-"""Of kernels that are told by name."""
 FEW_NOTES = 3
 """What the table of stages has room for."""
 
@@ -162,7 +160,6 @@ def files(record: RunRecord) -> Grid:
             else table.MISSING,
             table.count(v.macs.total) if v.macs else table.MISSING,
             f"{v.macs.int8 / v.macs.total:.0%}" if v.macs and v.macs.total else table.MISSING,
-            _kernels(v),
             table.seconds(v.load_seconds) if v.load_seconds is not None else table.MISSING,
             f"{table.significant(v.first_call_ms)} ms" if v.first_call_ms is not None else table.MISSING,
             table.size(v.memory.peak_rss_bytes - v.memory.idle_rss_bytes) if v.memory else table.MISSING,
@@ -171,19 +168,25 @@ def files(record: RunRecord) -> Grid:
         for v in record.variants
         if v.artifact
     ]
-    head = ["variant", "model file", "zipped", "parameters", "zeros", "MACs", "in int8", "kernels", "load"]
+    head = ["variant", "model file", "zipped", "parameters", "zeros", "MACs", "in int8", "load"]
     caption = "Files, operations (MACs of the three longest validation rows, as one batch), cold start and memory"
     return Grid(caption, [*head, "first call", "memory over idle", "on the GPU"], rows)
 
 
-def _kernels(variant: Variant) -> Cell:
-    """How many kernels the operators of the files became, and which of them the runtime made of several."""
-    counted = variant.kernels
-    if counted is None or not counted.kernels:
-        return Cell(table.MISSING)
-    most = Counter(counted.fused).most_common(FUSED_KINDS)
-    fused = ", ".join(f"{count} {kind}" for kind, count in most)
-    return Cell(f"{counted.kernels} for {counted.operators} operators", fused and f"fused: {fused}")
+def kernels(record: RunRecord) -> Grid:
+    """How many kernels run for the operators of each artifact's files, of the runtimes that tell."""
+    rows: list[Row] = [
+        [
+            v.name,
+            f"{v.kernels.operators}",
+            f"{v.kernels.kernels}",
+            ", ".join(f"{count} {kind}" for kind, count in Counter(v.kernels.fused).most_common()) or "none",
+        ]
+        for v in record.variants
+        if v.kernels and v.kernels.kernels
+    ]
+    caption = "What runtimes make of the operators in their files"
+    return Grid(caption, ["variant", "operators", "kernels that run", "fused of several"], rows)
 
 
 def stages(record: RunRecord) -> Grid:
