@@ -276,6 +276,7 @@ def test_real_mutations_are_caught_in_copies_of_the_package(tmp_path: Path) -> N
     command = [sys.executable, tmp_path / "scripts" / "mutation_study", "logits"]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 1, ended.stderr
+    assert not ended.stderr
     assert [line.split()[-1] for line in ended.stdout.splitlines()[:-1]] == [
         "test_forward_kl_is_its_formula[0.5]", "test_hard_labels_are_cross_entropy", "SURVIVED", "BROKEN", "BROKEN",
     ]  # fmt: skip

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import multiprocessing
 
 from kdc.distill.terms.base import TERMS, Batch, Term
+from tests.distill.terms.two_processes import in_two_processes
 
 RNG = np.random.default_rng(7)
 STUDENT, TEACHER = RNG.normal(0, 1.5, (6, 4)), RNG.normal(0, 2.5, (6, 4))
@@ -66,15 +64,11 @@ def check_tokens(loss: Term, labels: np.ndarray | None = None) -> None:
 
 def averaged_gradients(losses: Sequence[Term], **more: np.ndarray) -> list[np.ndarray]:
     """Those of two processes, the first with one row and the other with the rest, weighed as in training."""
-    with tempfile.TemporaryDirectory() as folder:
-        multiprocessing.spawn(_one_process, (folder, losses, more), nprocs=2)
-        gradients = [torch.load(Path(folder, f"{rank}.pt")) for rank in range(2)]
+    gradients = in_two_processes(_one_process, losses, more)
     return [(one + other).numpy() / 2 for one, other in zip(*gradients, strict=True)]
 
 
-def _one_process(rank: int, folder: str, losses: Sequence[Term], more: dict[str, np.ndarray]) -> None:
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+def _one_process(rank: int, losses: Sequence[Term], more: dict[str, np.ndarray]) -> list[Any]:
     rows, found = [slice(0, 1), slice(1, 6)][rank], []
     ours = {key: array[rows] for key, array in more.items()}
     for loss in losses:
@@ -82,8 +76,7 @@ def _one_process(rank: int, folder: str, losses: Sequence[Term], more: dict[str,
         share = 2 * len(STUDENT[rows]) / len(STUDENT)
         (loss.loss(batch(student[rows], TEACHER[rows], **ours)).mean() * share).backward()
         found.append(student.grad)
-    torch.save(found, Path(folder, f"{rank}.pt"))
-    torch.distributed.destroy_process_group()
+    return found
 
 
 def gradient(loss: Term, **more: Any) -> np.ndarray:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, multiprocessing, nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from kdc.distill.terms.base import Batch, Term
 from kdc.models.taps import Outline
+from tests.distill.terms.two_processes import in_two_processes
 
 ROWS = 8
 SPLITS = (((0, 1, 2, 3), (4, 5, 6, 7)), ((0, 1, 2), (3, 4, 5, 6, 7)))
@@ -48,9 +47,7 @@ def outline_of(width: int) -> Outline:
 
 def check(terms: Sequence[Term]) -> None:
     """Both processes have the value and the gradients of one process with all rows, however rows are dealt out."""
-    with tempfile.TemporaryDirectory() as folder:
-        multiprocessing.spawn(_one_process, (folder, terms), nprocs=2)
-        in_two = [torch.load(Path(folder, f"{rank}.pt")) for rank in range(2)]
+    in_two = in_two_processes(_one_process, terms)
     in_one = [_seen(Learner(term), range(ROWS), share=1.0) for term in terms] * len(SPLITS)
     for seen in in_two:
         assert len(seen) == len(in_one)
@@ -60,17 +57,13 @@ def check(terms: Sequence[Term]) -> None:
             assert max(float(gradient.abs().max()) for gradient in gradients) > 1e-6
 
 
-def _one_process(rank: int, folder: str, terms: Sequence[Term]) -> None:
+def _one_process(rank: int, terms: Sequence[Term]) -> list[tuple[Tensor, list[Tensor]]]:
     """Keeps what it sees of every split and term; gradients are averaged by DDP, losses weighed as training does."""
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    seen = [
+    return [
         _seen(DistributedDataParallel(Learner(term)), split[rank], share=2 * len(split[rank]) / ROWS)
         for split in SPLITS
         for term in terms
     ]
-    torch.save(seen, Path(folder, f"{rank}.pt"))
-    torch.distributed.destroy_process_group()
 
 
 def _seen(learner: Any, rows: Sequence[int], *, share: float) -> tuple[Tensor, list[Tensor]]:

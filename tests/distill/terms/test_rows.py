@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, multiprocessing
+from torch import Tensor
 
 from kdc.distill.terms.rows import (
     Projections,
@@ -20,6 +18,7 @@ from kdc.distill.terms.rows import (
     token_mean,
     unit,
 )
+from tests.distill.terms.two_processes import in_two_processes
 
 MASK = torch.tensor([[True, True, True], [True, False, False]])
 
@@ -93,21 +92,16 @@ def test_rows_of_one_process_are_all_rows() -> None:
     assert gathered(values) is values
 
 
-def _process(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+def _process(rank: int) -> tuple[Tensor, Tensor | None]:
     own: Tensor = torch.arange(12.0).view(3, 4)[slice(0, 2) if rank == 0 else slice(2, 3)].clone().requires_grad_()
     everyone = gathered(own)
     ((rank + 1) * everyone.square().sum()).backward()
-    torch.save((everyone.detach(), own.grad), Path(folder, f"{rank}.pt"))
-    torch.distributed.destroy_process_group()
+    return everyone.detach(), own.grad
 
 
-def test_rows_of_two_processes_come_in_order_and_gradients_go_back(tmp_path: Path) -> None:
+def test_rows_of_two_processes_come_in_order_and_gradients_go_back() -> None:
     """Two rows here, one there. Process r weighs its loss by r + 1, so a row's gradient is 3 times its own."""
-    multiprocessing.spawn(_process, (str(tmp_path),), nprocs=2)
     rows = torch.arange(12.0).view(3, 4)
-    for rank, own in enumerate((rows[:2], rows[2:])):
-        everyone, gradient = torch.load(tmp_path / f"{rank}.pt")
+    for own, (everyone, gradient) in zip((rows[:2], rows[2:]), in_two_processes(_process), strict=True):
         assert everyone.equal(rows)
         torch.testing.assert_close(gradient, 3 * 2 * own)
