@@ -53,6 +53,7 @@ def plain_table(head: Sequence[str | Text], *, left: Container[int]) -> Table:
 def variants_table(record: RunRecord) -> Table:
     """One row a variant, in 80 columns: the passes stand below the model, an interval below its number."""
     table = plain_table([_styled(header) for header in _merged(headers(record))], left=range(2))
+    table.columns[1].no_wrap = True  # names of passes can break, where both have no room
     for row in rows(record):
         table.add_row(*(_styled(cell) for cell in _merged(row)))
     return table
