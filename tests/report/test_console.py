@@ -64,3 +64,14 @@ def test_a_run_without_variants_prints_no_empty_table(failed_record):
     assert printed(failed_record, 200).splitlines() == [
         "The run failed in stage measure: timing student: killed; free some memory"
     ]
+
+
+def test_a_runtimes_name_stands_whole_beside_long_names_of_passes(text_record):
+    for variant in text_record.variants:
+        variant.name = variant.name.replace("student", "student+prune_channels", 1)
+    shown = printed(text_record, width=74)
+    head, _, *lines = shown[: shown.index("student+prune_channels+int8 in")].splitlines()
+    column = slice(head.index("runtime"), None)
+    names = [word for line in lines if (word := line[column].split(" ")[0]) in ("torch", "onnxruntime")]
+    assert names == [variant.runtime for variant in text_record.variants]
+    assert max(map(len, lines)) <= 74
