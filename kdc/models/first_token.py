@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from functools import partial
 from types import MethodType
 from typing import Any
@@ -28,13 +29,12 @@ def first_token_only(model: Any) -> Iterator[bool]:
     `logits` stay as they are, but for rounding; hidden states and attentions of the last layer do not.
     """
     forward = LAST_LAYERS.get(type(model).__name__)
-    if forward is None or getattr(model.config, "is_decoder", False) or _is_twice_in_its_stack(model):
+    if forward is None or getattr(model.config, "is_decoder", False):
         yield False
         return
     if is_shortened(model):
         yield True  # somebody else's block is open
         return
-    layer = _last(model)
 
     def shortened(own: Any, *inputs: Any, **settings: Any) -> Tensor:
         if own.gradient_checkpointing and own.training:  # which `transformers` does in the class's own forward
@@ -42,26 +42,26 @@ def first_token_only(model: Any) -> Iterator[bool]:
             return output
         return forward(own, *inputs, **settings)
 
+    stack = _stack(model)
+    whole = stack[-1]
+    # In its place another layer of the same parts: where layers share their weights, `whole` is an earlier one too.
+    layer = stack[-1] = copy(whole)
     layer.forward = MethodType(shortened, layer)  # which goes along where the model is copied
     try:
         yield True
     finally:
         del layer.forward
+        vars(whole).update(vars(layer))  # what was switched meanwhile, as by `train()`
+        stack[-1] = whole
 
 
 def is_shortened(model: Any) -> bool:
     """Whether such a block is open."""
-    return type(model).__name__ in LAST_LAYERS and "forward" in vars(_last(model))
+    return type(model).__name__ in LAST_LAYERS and "forward" in vars(_stack(model)[-1])
 
 
-def _is_twice_in_its_stack(model: Any) -> bool:
-    """Whether layers share their weights and the last one is an earlier one too, which computes all tokens."""
-    stack = list(model.get_submodule(layer_stack(model)[0]))
-    return any(layer is stack[-1] for layer in stack[:-1])
-
-
-def _last(model: Any) -> Any:
-    return model.get_submodule(layer_stack(model)[0])[-1]
+def _stack(model: Any) -> Any:
+    return model.get_submodule(layer_stack(model)[0])
 
 
 def _bert_layer(layer: Any, states: Tensor, mask: Tensor | None = None, *_: Any, **__: Any) -> Tensor:

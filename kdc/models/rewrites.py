@@ -22,8 +22,5 @@ def rewritten(model: Any, names: Sequence[str]) -> Iterator[None]:
     with ExitStack() as stack:
         for name in names:
             if stack.enter_context(REWRITES[name](model)) is False:
-                raise KdcError(
-                    f"compress.{name}: the model, as the passes after it left it, can no longer be computed so",
-                    f"leave {name} out",
-                )
+                raise KdcError(f"compress.{name}: a {type(model).__name__} cannot be computed so", f"leave {name} out")
         yield

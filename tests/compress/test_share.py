@@ -16,7 +16,6 @@ from kdc.errors import KdcError
 from kdc.export.base import RUNTIMES
 from kdc.export.verified import export_verified
 from kdc.models.build import Built, load_model, save_model
-from kdc.models.first_token import first_token_only
 from kdc.models.layers import layer_stack
 from kdc.models.rewrites import rewritten
 from kdc.models.shapes import shared
@@ -96,19 +95,28 @@ def test_what_cannot_share_is_refused() -> None:
         tied(tiny.built_bert(models.ROWS, layers=1))
 
 
-def test_a_shared_last_layer_computes_all_tokens_for_those_before_it() -> None:
-    """What spares a classifier its other tokens would spare them in the layer that is the same."""
+@pytest.mark.parametrize("every", [2, 3])
+def test_a_shared_last_layer_is_shortened_and_those_before_it_are_not(every: int) -> None:
+    """What spares a classifier its other tokens spares the layer that is last, not the one whose weights it has."""
+    built = models.texts("bert")
+    tied(built, every=every)
+    wanted, layers = models.answers(built), list(built.model.bert.encoder.layer)
+    weights = {name: id(weight) for name, weight in built.model.named_parameters()}
+    done = PASSES["first_token"](name="first_token").apply(built.model, PrecisionPlan())
+    with rewritten(built.model, done.plan.rewrites):
+        torch.testing.assert_close(models.answers(built), wanted)
+        assert built.model.base_model(**models.batch(built)).last_hidden_state.shape[1] == 1
+        assert {name: id(weight) for name, weight in built.model.named_parameters()} == weights
+    assert all(one is other for one, other in zip(built.model.bert.encoder.layer, layers, strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("runtime", ["torch", "onnxruntime", "openvino"])
+def test_a_shared_and_shortened_last_layer_ships(runtime: str, tmp_path: Path) -> None:
     built = models.texts("bert")
     tied(built, every=3)
-    wanted = models.answers(built)
-    with first_token_only(built.model) as shortened:
-        assert not shortened
-        torch.testing.assert_close(models.answers(built), wanted, rtol=0, atol=0)
-    with pytest.raises(KdcError, match="may read more than the first token"):
-        PASSES["first_token"](name="first_token").apply(built.model, PrecisionPlan())
-    gone = "compress.first_token: the model, as the passes after it left it, can no longer be computed so"
-    with pytest.raises(KdcError, match=gone), rewritten(built.model, ("first_token",)):
-        raise AssertionError("it would compute all tokens")
+    done = PASSES["first_token"](name="first_token").apply(built.model, PrecisionPlan())
+    export_verified(built, done.plan, RUNTIMES[runtime](name=runtime), tiny.task(), models.ROWS, tmp_path)
 
 
 def test_factors_are_not_averaged() -> None:

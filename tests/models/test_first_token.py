@@ -8,7 +8,9 @@ import pytest
 import torch
 import transformers
 
+from kdc.errors import KdcError
 from kdc.models.first_token import LAST_LAYERS, first_token_only
+from kdc.models.rewrites import rewritten
 from kdc.models.taps import OF_FIRST_TOKEN, Taps
 from tests import tiny
 
@@ -78,6 +80,17 @@ def test_a_signal_of_all_tokens_keeps_the_whole_layer() -> None:
         assert tokens_seen(model, {"logits", signal}) == 10
 
 
+def test_what_is_switched_within_the_block_stays_so() -> None:
+    model = build("BertForSequenceClassification")
+    with first_token_only(model):
+        model.train()
+        model.gradient_checkpointing_enable()
+    last = model.bert.encoder.layer[-1]
+    assert last.training
+    assert last.gradient_checkpointing
+    assert "forward" not in vars(last)
+
+
 def test_two_at_once_and_other_models_are_left_in_order() -> None:
     model = build("BertForSequenceClassification")
     first, second = Taps(model, {"logits"}), Taps(model, {"logits"})
@@ -89,6 +102,8 @@ def test_two_at_once_and_other_models_are_left_in_order() -> None:
     other = build("GPT2ForSequenceClassification")
     with first_token_only(other) as can:
         assert not can
+    with pytest.raises(KdcError, match=r"first_token: a GPT2\w+ cannot"), rewritten(other, ("first_token",)):
+        raise AssertionError("it would compute all tokens")
     decoder = build("BertForSequenceClassification")
     decoder.config.is_decoder = True
     with first_token_only(decoder) as can:
