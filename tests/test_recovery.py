@@ -14,7 +14,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from kdc import machine
-from kdc.errors import KdcError
 from kdc.models.build import load_model
 from kdc.record import RunRecord
 from tests import runs, tiny
@@ -103,12 +102,6 @@ def test_shared_layers_recover_and_stay_shared(train: Path, cache: Path, tmp_pat
     names = [f"bert.encoder.layer.{number}.output.dense.weight" for number in (0, 1)]
     mean = (before[names[0]] + before[names[1]]) / 2
     assert not torch.allclose(first.output.dense.weight, mean), "it has learned"
-
-
-def test_what_a_later_pass_undoes_is_refused(train: Path, cache: Path, tmp_path: Path) -> None:
-    config = runs.config(train, cache, *TORCH, "compress=[first_token,share]", "student=none")
-    with pytest.raises(KdcError, match="first_token: the model, as the passes after it left it, can no longer be comp"):
-        runs.run(config, tmp_path / "run")
 
 
 def test_zeros_are_smaller_when_zipped_and_nothing_else(train: Path, cache: Path, tmp_path: Path) -> None:

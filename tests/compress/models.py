@@ -12,11 +12,11 @@ from tests import tiny
 
 ROWS = tiny.sentences(24)
 PICTURES = tiny.pictures(12, side=16)
-SIZES = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48, "num_hidden_layers": 3}
-GPT2 = {"n_embd": 32, "n_head": 4, "n_inner": 48, "n_layer": 3, "n_positions": 32}
+SIZES = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48}
+GPT2 = {"n_embd": 32, "n_head": 4, "n_inner": 48, "n_positions": 32}
 
 
-def texts(name: str) -> Built:
+def texts(name: str, layers: int = 3) -> Built:
     """A classifier of texts: bert, roberta, electra, distilbert or gpt2."""
     import transformers as hf
 
@@ -26,13 +26,13 @@ def texts(name: str) -> Built:
         "id2label": dict(enumerate(tiny.LABELS)),
         "pad_token_id": encoder.pad_id,
     }
-    bert = {**SIZES, **vocabulary, "max_position_embeddings": 40}
+    bert = {**SIZES, **vocabulary, "num_hidden_layers": layers, "max_position_embeddings": 40}
     config: Any = {
         "bert": lambda: hf.BertConfig(**bert),
         "roberta": lambda: hf.RobertaConfig(**bert),
         "electra": lambda: hf.ElectraConfig(**bert, embedding_size=16),
-        "distilbert": lambda: hf.DistilBertConfig(dim=32, n_heads=4, hidden_dim=48, n_layers=3, **vocabulary),
-        "gpt2": lambda: hf.GPT2Config(**GPT2, **vocabulary),
+        "distilbert": lambda: hf.DistilBertConfig(dim=32, n_heads=4, hidden_dim=48, n_layers=layers, **vocabulary),
+        "gpt2": lambda: hf.GPT2Config(**GPT2, **vocabulary, n_layer=layers),
     }[name]()
     torch.manual_seed(0)
     model = tiny.lively(hf.AutoModelForSequenceClassification.from_config(config).eval(), scale=0.2)
@@ -40,7 +40,7 @@ def texts(name: str) -> Built:
     return Built(model, encoder.for_model(inputs, max_length=32), new_head=False)
 
 
-def pictures(name: str, layer_type: str = "basic") -> Built:
+def pictures(name: str, layer_type: str = "basic", layers: int = 3) -> Built:
     """A classifier of pictures: resnet (two residual stages, with and without a convolution in the shortcut) or vit."""
     import transformers as hf
 
@@ -48,7 +48,7 @@ def pictures(name: str, layer_type: str = "basic") -> Built:
     sizes: dict[str, Any] = {"num_channels": 1, "image_size": 16, "id2label": dict(enumerate("abc"))}
     torch.manual_seed(0)
     if name == "vit":
-        config = hf.ViTConfig(patch_size=4, **SIZES, **sizes)
+        config = hf.ViTConfig(patch_size=4, **SIZES, **sizes, num_hidden_layers=layers)
         model = tiny.lively(hf.ViTForImageClassification(config).eval(), scale=0.2)
         return Built(model, encoder, new_head=False)
     config = hf.ResNetConfig(

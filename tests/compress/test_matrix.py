@@ -65,9 +65,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 def made(architecture: str) -> tuple[Built, Calibration]:
     if architecture in TEXTS:
-        built, rows, task = models.texts(architecture), models.ROWS, tiny.task()
+        built, rows, task = models.texts(architecture, layers=2), models.ROWS, tiny.task()
     else:
-        built, rows, task = models.pictures(architecture), models.PICTURES, tiny.task("image-classification")
+        built, rows, task = models.pictures(architecture, layers=2), models.PICTURES, tiny.task("image-classification")
     return built, Calibration(task, built.encoder, rows, rows, "accuracy", [built])
 
 

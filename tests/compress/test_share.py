@@ -111,7 +111,7 @@ def test_a_shared_last_layer_is_shortened_and_those_before_it_are_not(every: int
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("runtime", ["torch", "onnxruntime", "openvino"])
+@pytest.mark.parametrize("runtime", ["torch", "onnxruntime"])
 def test_a_shared_and_shortened_last_layer_ships(runtime: str, tmp_path: Path) -> None:
     built = models.texts("bert")
     tied(built, every=3)

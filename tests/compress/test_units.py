@@ -176,7 +176,7 @@ def test_a_cut_vision_transformer_answers_as_one_whose_units_are_masked(kind: st
     from transformers import ViTConfig, ViTForImageClassification
 
     torch.manual_seed(0)
-    config = ViTConfig(**models.SIZES, image_size=16, patch_size=4, num_channels=1)
+    config = ViTConfig(**models.SIZES, num_hidden_layers=3, image_size=16, patch_size=4, num_channels=1)
     model, pictures = ViTForImageClassification(config).eval(), torch.randn(3, 1, 16, 16)
     all_units = units(model, kind)
     masks = [torch.ones(one.count) for one in all_units]

@@ -79,7 +79,7 @@ print(json.dumps(said))
 
 
 def compressed(steps: list[dict[str, Any]]) -> tuple[Built, PrecisionPlan]:
-    built, plan = models.texts("bert"), PrecisionPlan()
+    built, plan = models.texts("bert", layers=2), PrecisionPlan()
     for settings in steps:
         step = PASSES[settings["name"]].model_validate(settings)
         done = step.apply(built.model, plan, models.calibration(built))
