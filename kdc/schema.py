@@ -12,7 +12,7 @@ FILE = Path(__file__).with_name("record.schema.json")
 
 
 def record_schema() -> dict[str, Any]:
-    """Made from the types in `kdc/record.py`; `record.schema.json` beside this file holds it."""
+    """Made from the types in `kdc/record/`; `record.schema.json` beside this file holds it."""
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **RunRecord.model_json_schema(by_alias=True)}
 
 
