@@ -254,8 +254,7 @@ class Arrangement:
         skeleton: Any = preflight.skeleton(STUDENT if config.student is not None else TEACHER)
         for step in config.compress.values():
             step.targets(skeleton)
-            if step.splits_linears:
-                break  # what comes after it sees modules of other names
+            step.outline(skeleton)
 
     def _pupil(self, learner: Learner) -> Pupil:
         pairing = self.pairings[learner.name]

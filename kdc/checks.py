@@ -194,7 +194,7 @@ def _passes(config: RunConfig) -> Iterator[str]:
 
     reads = TASKS[config.dataset.task].modality if config.dataset.task in TASKS else None
     for key, step in config.compress.items():
-        step.resolved()  # raises where the machine to compress for cannot be told
+        step.remarks()  # raises where the machine to compress for cannot be told
         if None not in (step.modality, reads) and step.modality != reads:
             yield (
                 f"compress={key}: is for models of {step.modality}s, but dataset {config.dataset.name} holds {reads}s; "

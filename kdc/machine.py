@@ -10,6 +10,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Collection
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -60,20 +61,25 @@ def cpu() -> Cpu:
     return Cpu(model=model or platform.processor() or platform.machine(), cores=physical_cores(), flags=flags)
 
 
+def target_flags() -> list[str]:
+    """Of the processor that is compressed for: this one's, or what `KDC_CPU_FLAGS` names (separated by commas)."""
+    if (told := os.environ.get(TARGET)) is None:
+        return cpu().flags
+    flags = [flag.strip() for flag in told.split(",") if flag.strip()]
+    if unknown := [flag for flag in flags if flag not in FLAGS]:
+        raise KdcError(f"{TARGET}: '{unknown[0]}' is no flag that matters here", did_you_mean(unknown[0], FLAGS))
+    return flags
+
+
 def has_int8_dot() -> bool:
-    """Whether int8 matrix multiplies are fast and cannot saturate on the processor that is compressed for: this one,
-    or one with the flags that `KDC_CPU_FLAGS` names (separated by commas)."""
-    flags = cpu().flags
-    if (told := os.environ.get(TARGET)) is not None:
-        flags = [flag.strip() for flag in told.split(",") if flag.strip()]
-        if unknown := [flag for flag in flags if flag not in FLAGS]:
-            raise KdcError(f"{TARGET}: '{unknown[0]}' is no flag that matters here", did_you_mean(unknown[0], FLAGS))
-    return any(flag in INT8_DOT for flag in flags)
+    """Whether int8 matrix multiplies are fast and cannot saturate on the processor that is compressed for."""
+    return any(flag in INT8_DOT for flag in target_flags())
 
 
-def has_bf16() -> bool:
-    """Whether the processor computes bf16 in hardware; elsewhere it is emulated and slower than fp32."""
-    return any(flag in BF16 for flag in cpu().flags)
+def has_bf16(flags: Collection[str] | None = None) -> bool:
+    """Whether this processor, or one with `flags`, computes bf16 in hardware; elsewhere it is emulated and slower than
+    fp32."""
+    return any(flag in BF16 for flag in (cpu().flags if flags is None else flags))
 
 
 def threads() -> int:

@@ -187,6 +187,8 @@ class _Run:
 
     def make_models(self, data: Data) -> tuple[list[Point], list[Arm]]:
         self.record.notes += odd(self.config.compress)
+        for key, step in self.config.compress.items():
+            self.record.notes += [f"compress.{key}: {said}" for said in step.remarks()]
         points, arms = walk.models(self.config, data, self.world, self._publish)
         for number, point in enumerate(points):
             if number == 0 or point.model != points[number - 1].model:

@@ -265,6 +265,14 @@ def test_arrangements_that_make_no_sense_are_refused_while_typing(
             ),
             "loss.terms.hidden: hidden compares token by token, but the student takes 16 and the teacher 128; set",
         ),
+        (
+            ("compress=[svd,int8]", "compress.int8.exclude=[clasifier]", "runtime=onnxruntime"),
+            "compress.int8.exclude: 'clasifier' names none of the modules",
+        ),
+        (
+            ("student=none", "compress=[share,int8]", "compress.int8.exclude=['*.layer.1.*']", "runtime=onnxruntime"),
+            "bert.encoder.layer.1.attention.self.query and bert.encoder.layer.0.attention.self.query share their weig",
+        ),
     ],
 )  # fmt: skip
 def test_it_is_known_before_anything_is_trained(

@@ -62,6 +62,14 @@ def test_what_flags_mean(monkeypatch: pytest.MonkeyPatch, flags: list[str], int8
     assert (machine.has_int8_dot(), machine.has_bf16()) == (int8, bf16)
 
 
+def test_another_processor_may_be_compressed_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "cpu", lambda: Cpu(model="x", cores=1, flags=["avx512_vnni", "avx512_bf16"]))
+    assert machine.target_flags() == ["avx512_vnni", "avx512_bf16"]
+    monkeypatch.setenv("KDC_CPU_FLAGS", "avx2, amx_bf16")
+    assert machine.target_flags() == ["avx2", "amx_bf16"]
+    assert (machine.has_int8_dot(), machine.has_bf16(["avx2"]), machine.has_bf16()) == (False, False, True)
+
+
 def _write(root: Path, files: dict[str, str]) -> None:
     for name, text in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)

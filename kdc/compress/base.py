@@ -51,7 +51,7 @@ class Pass(Component):
     `modality` is `text` or `image` where it is for models that read these alone.
     """
 
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     """Counts up where the pass comes to compute something else, so that no stage of before is taken for one of now."""
     family: ClassVar[Family | None] = None
     """Its place in the natural order; None where any is as good."""
@@ -72,6 +72,11 @@ class Pass(Component):
     def resolved(self) -> Self:
         """This pass with every choice that it leaves to the machine made, so that a stage's key holds it."""
         return self
+
+    def remarks(self) -> list[str]:
+        """What to say of those choices, and of what the machine makes of the pass; beside its stage, which another
+        machine may have computed."""
+        return []
 
     def in_rounds(self) -> Sequence[Self]:
         """The passes that this one is taken in, one after the other."""
@@ -111,6 +116,9 @@ class Pass(Component):
         Asked of a model without weights before anything is trained.
         """
         return None
+
+    def outline(self, model: nn.Module) -> None:
+        """Give a model without weights the modules that it has after this pass, where names or identities change."""
 
     @abstractmethod
     def apply(self, model: nn.Module, plan: PrecisionPlan, rows: Calibration | None = None) -> Done:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from kdc.compress.base import PASSES, Done, Pass
 from kdc.compress.plan import Precision, PrecisionPlan
-from kdc.machine import has_bf16
+from kdc.machine import has_bf16, target_flags
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,6 +24,8 @@ class Bf16(Pass):
     def precision(self) -> Precision:
         return "bf16"
 
+    def remarks(self) -> list[str]:
+        return [] if has_bf16(target_flags()) else ["a CPU without bf16 computes it in other ways, slower than fp32"]
+
     def apply(self, model: nn.Module, plan: PrecisionPlan, rows: Calibration | None = None) -> Done:
-        emulated = [] if has_bf16() else ["this CPU has no bf16 and computes it in other ways, slower than fp32"]
-        return Done(model, plan.model_copy(update={"default": "bf16"}), emulated)
+        return Done(model, plan.model_copy(update={"default": "bf16"}))

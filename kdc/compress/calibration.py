@@ -181,7 +181,7 @@ class Calibration:
 
         totals = [torch.zeros_like(parameter) for parameter in parameters]
         for loss, _ in self._losses(model, batch=1):
-            for total, gradient in zip(totals, torch.autograd.grad(loss, parameters), strict=True):
+            for total, gradient in zip(totals, _slopes(loss, parameters), strict=True):
                 total += gradient.square() / len(self.rows)
         return totals
 
@@ -191,7 +191,7 @@ class Calibration:
 
         totals = [torch.zeros_like(parameter) for parameter in parameters]
         for loss, _ in self._losses(model):
-            for total, gradient in zip(totals, torch.autograd.grad(loss, parameters), strict=True):
+            for total, gradient in zip(totals, _slopes(loss, parameters), strict=True):
                 total += gradient / len(self.rows)
         return totals
 
@@ -252,6 +252,13 @@ class Calibration:
             arrays: Mapping[str, np.ndarray] = self.encoder.collate(encoded[start : start + size])
             labels = np.asarray(targets[start : start + size])
             yield {name: torch.from_numpy(array) for name, array in arrays.items()}, torch.from_numpy(labels)
+
+
+def _slopes(loss: Tensor, parameters: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Gradients; zeros for what the rows do not reach, as a mixture's expert."""
+    import torch
+
+    return torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
 
 
 def _positions(module: Any, states: Tensor, mask: Tensor | None) -> Tensor:

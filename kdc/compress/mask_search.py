@@ -12,6 +12,7 @@ from kdc.compress.gradual import Ratio
 from kdc.compress.plan import PrecisionPlan
 from kdc.compress.tuning import Tune, tune
 from kdc.compress.units import Units, by_unit, cut, described, heads, neurons
+from kdc.errors import KdcError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -96,7 +97,7 @@ def search(
     neuron_worth = np.concatenate(forward)[neuron_order]
     budget = (1 - ratio) * (len(head_worth) * head_cost + len(neuron_worth) * neuron_cost)
     least = len(attention)
-    best, stays = -np.inf, (least, least)
+    best, stays = -np.inf, (0, 0)
     for number in range(least, len(head_worth) + 1):
         room = int((budget - number * head_cost) // neuron_cost)
         if room < least:
@@ -105,6 +106,8 @@ def search(
         worth = head_worth[:number].sum() + neuron_worth[:room].sum()
         if worth > best:
             best, stays = worth, (number, room)
+    if best == -np.inf:
+        raise KdcError(f"compress.mask_search.ratio: {ratio:g} leaves no head and neuron a layer", "lower it")
     return _split(head_order[: stays[0]], attention) + _split(neuron_order[: stays[1]], forward)
 
 

@@ -85,13 +85,19 @@ class Prune(Gradual):
 
     def _scores(self, model: nn.Module, weights: Mapping[str, Tensor], rows: Calibration | None) -> dict[str, Tensor]:
         """Of every weight, `[outputs, inputs]`; of convolutions their inputs, places and all, side by side."""
+        import torch
+
         flat = {name: weight.detach().flatten(1) for name, weight in weights.items()}
         if self.score == "magnitude":
             return {name: weight.abs() for name, weight in flat.items()}
         assert rows is not None
         if self.score == "wanda":
             norms = rows.input_norms(model, list(flat))
-            return {name: weight.abs() * _by_output(norms[name], weight) for name, weight in flat.items()}
+            nothing = torch.zeros(())  # is what a module reads that no row reaches
+            return {
+                name: weight.abs() * (_by_output(norms[name], weight) if name in norms else nothing)
+                for name, weight in flat.items()
+            }
         from kdc.models.shapes import outputs_first
 
         parameters: list[Any] = [model.get_submodule(name).weight for name in flat]

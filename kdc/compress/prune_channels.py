@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -31,7 +31,8 @@ class PruneChannels(Gradual):
     graph (Fang et al. 2023, arXiv:2301.12900); one such group keeps as many channels everywhere. Scores, over all
     weights of the group that make or read a channel: `l1` and `l2`, their norm, over the group's mean; `taylor`, the
     size of the sum of w * dL/dw (Molchanov et al. 2019, arXiv:1906.10771, section 3.1). `uniform` takes the share of
-    every group, otherwise groups compete. `include` and `exclude` are shell patterns of the convolutions' names.
+    every group, and a net that its config can still describe stays a plain one; otherwise groups compete. `include` and
+    `exclude` are shell patterns of the convolutions' names.
     """
 
     cuts_units: ClassVar[bool] = True
@@ -63,6 +64,7 @@ class PruneChannels(Gradual):
             sizes[name] = len(values), len(numbers)
             if gone:
                 graph.get_pruning_group(root.target.module, root.handler, gone).prune()
+        _tell(model)
         return Done(model, plan, described(sizes, "channels"))
 
     def sizes(self, model: nn.Module) -> list[int]:
@@ -140,6 +142,30 @@ def _groups(model: Any) -> tuple[Any, dict[str, Any]]:
         found[names[first.dep.target.module]] = group
     order = list(names.values())
     return graph, dict(sorted(found.items(), key=lambda entry: order.index(entry[0])))
+
+
+def _tell(model: Any) -> None:
+    """Let the config say which channels are left, where that tells all of them: then the net stays a plain one."""
+    from kdc.models.shapes import differing
+
+    left = WIDTHS[model.config.model_type](model) if model.config.model_type in WIDTHS else {}
+    before = {key: getattr(model.config, key) for key in left}
+    model.config.update(left)
+    if differing(model):
+        model.config.update(before)
+
+
+def _resnet_widths(model: Any) -> dict[str, Any]:
+    stages = [stage.layers[-1].layer[-1].convolution.out_channels for stage in model.base_model.encoder.stages]
+    return {"embedding_size": model.base_model.embedder.embedder.convolution.out_channels, "hidden_sizes": stages}
+
+
+def _cnn_widths(model: Any) -> dict[str, Any]:
+    return {"channels": [layer.out_channels for layer in model.layers if hasattr(layer, "out_channels")]}
+
+
+WIDTHS: Mapping[str, Callable[[Any], dict[str, Any]]] = {"resnet": _resnet_widths, "kdc-cnn": _cnn_widths}
+"""By kind of net, the settings of its config that say how many channels there are."""
 
 
 def _makes(item: Any) -> bool:

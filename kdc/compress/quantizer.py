@@ -67,7 +67,7 @@ class Quantizer(Recovers):
         later = " before they recover" if self.recover else ""
         errors = weight_errors(model, own).items()
         layers = [f"{name}: {modules[name]}, weights off by {error:.2%}{later}" for name, error in errors]
-        return Done(model, planned, [*self.remarks(), *layers])
+        return Done(model, planned, layers)
 
     def targets(self, model: nn.Module) -> tuple[list[str], Mapping[str, str]]:
         kinds = (*KINDS[self.precision], *(["Embedding"] if self.embeddings else []))
@@ -82,10 +82,6 @@ class Quantizer(Recovers):
                 "name both in include or exclude",
             )
         return names, left
-
-    def remarks(self) -> list[str]:
-        """What to say of the plan."""
-        return []
 
     @property
     @abstractmethod
@@ -121,7 +117,7 @@ class EightBits(Quantizer):
     def remarks(self) -> list[str]:
         if not self.resolved().reduce_range:
             return []
-        why = "it was asked for" if has_int8_dot() else "a CPU without an int8 dot product would saturate sums of 8"
+        why = "it was asked for" if self.reduce_range else "a CPU without an int8 dot product would saturate sums of 8"
         return [f"weights in 7 bits (reduce_range): {why}"]
 
     def precisions(self, model: nn.Module, names: list[str], rows: Calibration | None) -> dict[str, ModulePrecision]:

@@ -49,27 +49,37 @@ class Share(WeightPass):
                 "share before svd, or take compress.share.start=first",
             )
         stack: Any = model.get_submodule(name)
-        lines = []
-        for first in range(0, depth, self.every):
-            group = list(range(first, min(first + self.every, depth)))
+        for group in self._groups(depth):
             layers = [dict(stack[number].named_parameters()) for number in group]
             if any(
                 {k: p.shape for k, p in one.items()} != {k: p.shape for k, p in layers[0].items()} for one in layers
             ):
                 raise KdcError(
-                    f"compress.share: layers {first} to {group[-1]} differ in shape, so they cannot share weights",
+                    f"compress.share: layers {group[0]} to {group[-1]} differ in shape, so they cannot share weights",
                     "cut them alike (uniform=true), or share before",
                 )
             if self.start == "mean":
                 with torch.no_grad():
                     for key, parameter in layers[0].items():
                         parameter.copy_(torch.stack([layer[key] for layer in layers]).mean(dim=0))
-            for number in group[1:]:
-                stack[number] = stack[first]
-                lines.append(f"{name}.{number}: the weights of layer {first}")
+        self.outline(model)
+        lines = [
+            f"{name}.{number}: the weights of layer {group[0]}" for group in self._groups(depth) for number in group[1:]
+        ]
         if hasattr(own.config, "use_cache"):
             own.config.use_cache = False  # a layer that is asked twice has one place in it
         return Done(model, plan, lines)
+
+    def outline(self, model: nn.Module) -> None:
+        name, depth = self.targets(model)
+        stack: Any = model.get_submodule(name)
+        for group in self._groups(depth):
+            for number in group[1:]:
+                stack[number] = stack[group[0]]
+
+    def _groups(self, depth: int) -> list[range]:
+        """The layers that become one."""
+        return [range(first, min(first + self.every, depth)) for first in range(0, depth, self.every)]
 
     def targets(self, model: nn.Module) -> tuple[str, int]:
         """The stack of layers and how many they are."""

@@ -105,6 +105,12 @@ class Svd(WeightPass):
             raise KdcError("compress.svd: no rank pays, so every linear is as it was", "lower energy, or raise ratio")
         return Done(model, plan, lines)
 
+    def outline(self, model: nn.Module) -> None:
+        from kdc.models.shapes import factorize
+
+        for name, matrix in self.targets(model).items():
+            factorize(model, name, matrix[:1], matrix[:, :1])
+
     def targets(self, model: nn.Module) -> dict[str, Tensor]:
         matrices = dict(_eligible(model, embeddings=self.embeddings))
         names, _ = chosen(self.name, matrices, self.include, self.exclude)

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     import onnx
 
 
+BIAS = 2**30
+"""How many steps a bias may take, of the 2^31 that there are."""
+
+
 def store_tables(model: onnx.ModelProto, names: Collection[str]) -> None:
     """Change `model` in place: the embeddings that these nodes look up are kept in 8 bits, each from its smallest value
     to its largest."""
@@ -31,7 +35,8 @@ def quantize_static(model: onnx.ModelProto, ranges: Mapping[str, ModulePrecision
     """Change `model` in place: the nodes named in `ranges` compute in int8.
 
     An activation is real = scale * (q - zero) with q from 0 to 255, a weight real = scale * q with q from -127 to 127
-    (-64 to 64 with a reduced range), a bias in 32 bits by the product of both scales.
+    (-64 to 64 with a reduced range), a bias in 32 bits by the product of both scales. Where a weight is so much smaller
+    than its bias that this would not fit into 32 bits, all of a channel pruned away say, its scale is larger.
     """
     graph = _Rewriter(model)
     for node in list(model.graph.node):
@@ -54,7 +59,7 @@ class _Rewriter:
         self.before: dict[str, list[onnx.NodeProto]] = {}
         self.after: dict[str, list[onnx.NodeProto]] = {}
         self.rounded: dict[tuple[str, Range], str] = {}
-        self.stored: set[str] = set()
+        self.stored: dict[str, np.ndarray] = {}
 
     def quantize(self, node: onnx.NodeProto, precision: ModulePrecision) -> None:
         assert precision.reads is not None
@@ -73,7 +78,7 @@ class _Rewriter:
         scale, zero = _scale(limits), _zero(limits)
         name = f"{source}_table"
         if source not in self.stored:
-            self.stored.add(source)
+            self.stored[source] = scale
             self._add(f"{name}_integers", np.clip(np.round(table / scale) + zero, 0, 255).astype(np.uint8))
             self._add(f"{name}_scale", scale)
             self._add(f"{name}_zero", zero)
@@ -110,27 +115,35 @@ class _Rewriter:
     def _weight(self, node: onnx.NodeProto, axis: int | None, precision: ModulePrecision) -> tuple[str, np.ndarray]:
         """A weight through integers, and its scales, one for each output or one for all. Shared layers share it."""
         source, largest = node.input[1], 64 if precision.reduce_range else 127
-        weight = self.weights[source]
-        others = tuple(i for i in range(weight.ndim) if i != axis)
-        sizes = np.abs(weight).max(axis=others, keepdims=True)
-        scales = np.maximum(sizes / largest, np.finfo(np.float32).tiny).astype(np.float32)
-        shape, name = scales.reshape(-1 if axis is not None else ()), f"{source}_rounded"
+        name = f"{source}_rounded"
         if source not in self.stored:
-            self.stored.add(source)
+            weight = self.weights[source]
+            others = tuple(i for i in range(weight.ndim) if i != axis)
+            sizes = np.abs(weight).max(axis=others, keepdims=True)
+            scales = np.maximum(sizes / largest, self._least(node, precision, sizes.shape)).astype(np.float32)
+            self.stored[source] = scales.reshape(-1 if axis is not None else ())
             inputs = [
                 self._add(f"{name}_integers", np.round(weight / scales).astype(np.int8)),
-                self._add(f"{name}_scale", shape),
-                self._add(f"{name}_zero", np.zeros_like(shape, np.int8)),
+                self._add(f"{name}_scale", self.stored[source]),
+                self._add(f"{name}_zero", np.zeros_like(self.stored[source], np.int8)),
             ]
             settings = {} if axis is None else {"axis": axis}
             self._before(node, _node("DequantizeLinear", inputs, name, f"{name}_dequantize", **settings))
-        return name, shape
+        return name, self.stored[source]
+
+    def _least(self, node: onnx.NodeProto, precision: ModulePrecision, shape: tuple[int, ...]) -> np.ndarray:
+        """The smallest scales of a weight, one an output or one for all, with which its bias fits into 32 bits."""
+        assert precision.reads is not None
+        read = float(_scale(precision.reads))
+        least = np.full(shape, np.finfo(np.float32).tiny / min(read, 1))
+        if len(node.input) > 2:
+            sizes = np.abs(self.weights[node.input[2]].astype(np.float64))
+            least = np.maximum(least, (sizes if least.size > 1 else sizes.max()).reshape(shape) / (read * BIAS))
+        return least
 
     def _bias(self, node: onnx.NodeProto, scales: np.ndarray) -> None:
         bias, name = self.weights[node.input[2]], f"{node.name}_bias"
-        limits = np.iinfo(np.int32)
-        integers = np.clip(np.round(bias.astype(np.float64) / scales), limits.min, limits.max).astype(np.int32)
-        scales = scales.astype(np.float32)
+        integers = np.round(bias / scales.astype(np.float64)).astype(np.int32)
         inputs = [
             self._add(f"{name}_integers", integers),
             self._add(f"{name}_scale", scales),

@@ -60,7 +60,6 @@ def compress_step(
     def build(folder: Path, scratch: Path) -> None:
         from kdc.compress.calibration import Calibration
         from kdc.models.build import build_model, load_model, save_model
-        from kdc.models.rewrites import rewritten
 
         built, rows = load_model(model.path / MODEL, data.task), None
         if step.rows_to_see:
@@ -71,8 +70,6 @@ def compress_step(
         if whole is not None and isinstance(step, Gradual):
             now = step.of_whole(load_model(whole.path / MODEL, data.task).model)
         done = now.apply(built.model, read_plan(plan), rows)
-        with rewritten(done.model, done.plan.rewrites):
-            pass  # a way to compute that the pass before it left the model is refused here, if this one took it
         if step.changes_weights:
             changed = replace(built, model=done.model, encoder=done.encoder or built.encoder)
             save_model(changed, made(folder / MODEL))
@@ -125,7 +122,7 @@ def export_step(runtime: Runtime, model: Published, plan: Published | None, data
         "packages": packages(*runtime.packages),
         "machine": runtime.machine(),
     }
-    return Step("export", parts, build, version=6)
+    return Step("export", parts, build, version=7)
 
 
 def predictions_step(artifact: Published, data: Data, split: str) -> Step:

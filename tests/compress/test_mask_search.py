@@ -13,6 +13,7 @@ from kdc.compress.plan import PrecisionPlan
 from kdc.compress.prune_ffn import PruneFfn
 from kdc.compress.tuning import fitted
 from kdc.compress.units import Units, heads
+from kdc.errors import KdcError
 from kdc.models.anatomy import layers
 from tests.compress import models
 
@@ -31,6 +32,13 @@ def test_search_finds_the_least_loss_for_the_budget() -> None:
             assert cost <= budget
             worth = sum(v[k].sum() for v, k in zip([*attention, *forward], kept, strict=True))
             assert worth == pytest.approx(best(attention, forward, budget))
+
+
+def test_a_ratio_that_leaves_layers_nothing_is_refused() -> None:
+    attention, forward = [np.ones(3)] * 2, [np.ones(4)] * 2
+    assert [len(kept) for kept in search(attention, forward, costs=(5.0, 2.0), ratio=0.69)] == [1, 1, 1, 1]
+    with pytest.raises(KdcError, match=r"ratio: 0\.7 leaves no head and neuron a layer; lower it"):
+        search(attention, forward, costs=(5.0, 2.0), ratio=0.7)
 
 
 def best(attention: list[np.ndarray], forward: list[np.ndarray], budget: float) -> float:

@@ -103,6 +103,18 @@ def test_bf16_is_the_default_of_everything() -> None:
     assert (plan.default, plan.precision, plan.modules) == ("bf16", "bf16", {})
 
 
+def test_what_is_slow_on_the_processor_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the run, not of a stage, which another machine may have computed."""
+    monkeypatch.setenv("KDC_CPU_FLAGS", "avx2")
+    assert Bf16(name="bf16").remarks() == ["a CPU without bf16 computes it in other ways, slower than fp32"]
+    saturates = "weights in 7 bits (reduce_range): a CPU without an int8 dot product would saturate sums of 8"
+    assert Int8(name="int8").remarks() == [saturates]
+    assert Int8(name="int8", reduce_range=True).remarks() == ["weights in 7 bits (reduce_range): it was asked for"]
+    assert Int8(name="int8", reduce_range=False).remarks() == []
+    monkeypatch.setenv("KDC_CPU_FLAGS", "avx512_vnni,avx512_bf16")
+    assert Bf16(name="bf16").remarks() == Int8(name="int8").remarks() == []
+
+
 def test_passes_are_found_by_name_and_refuse_what_they_do_not_know() -> None:
     assert {"int8", "bf16"} <= set(PASSES)
     assert (Int8(name="int8").precision, Bf16(name="bf16").precision) == ("int8", "bf16")

@@ -159,6 +159,15 @@ def test_wanda_of_a_convolution_sees_the_patches_under_its_kernel(groups: int) -
         np.testing.assert_allclose(row, weight * own[output * groups // 6], rtol=1e-5)
 
 
+@pytest.mark.parametrize("score", ["wanda", "taylor"])
+def test_what_no_row_reaches_matters_least(score: str) -> None:
+    built = models.texts("bert")
+    built.model.bert.unused = torch.nn.Linear(4, 4)
+    step = Prune.model_validate({"name": "prune", "ratio": 0.1, "score": score, "scope": "global"})
+    step.apply(built.model, PrecisionPlan(), models.calibration(built))
+    assert not built.model.bert.unused.weight.any()
+
+
 @pytest.mark.parametrize("family", ["bert", "gpt2"])
 def test_taylor_is_weight_times_slope(family: str) -> None:
     built = models.texts(family)

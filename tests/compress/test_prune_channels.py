@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
+from transformers import AutoModelForImageClassification
 
 from kdc.compress.base import PASSES
 from kdc.compress.calibration import Calibration
@@ -105,7 +108,27 @@ def test_a_cut_net_answers_as_one_whose_channels_are_silent(layer_type: str, tmp
     save_model(built, tmp_path)
     again = load_model(tmp_path, tiny.task("image-classification"))
     torch.testing.assert_close(logits(again), logits(built), rtol=0, atol=0)
-    assert differing(again.model) == differing(built.model) != {}
+    assert differing(again.model) == differing(built.model)
+
+
+@pytest.mark.parametrize("make", [cnn, resnet, partial(resnet, "bottleneck")])
+def test_a_uniform_net_stays_a_plain_one(make: Callable[[], Built], tmp_path: Path) -> None:
+    """transformers loads it, by its config alone."""
+    built = make()
+    pruned(built, ratio=0.5)
+    built.model.save_pretrained(tmp_path)
+    again = AutoModelForImageClassification.from_pretrained(tmp_path)
+    pixels = torch.randn(2, 1, 16, 16)
+    torch.testing.assert_close(again.eval()(pixels).logits, built.model(pixels).logits)
+
+
+@pytest.mark.parametrize("settings", [{"uniform": False, "ratio": 0.4}, {"exclude": ["*.stages.1.layers.1.layer.0.*"]}])
+def test_what_the_config_cannot_say_is_left_out_of_it(settings: dict[str, Any], tmp_path: Path) -> None:
+    built = resnet()
+    before = built.model.config.to_dict()
+    pruned(built, **settings)
+    assert differing(built.model)
+    assert built.model.config.to_dict() == before
 
 
 def test_half_of_the_channels_are_half_of_every_group() -> None:

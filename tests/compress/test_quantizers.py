@@ -478,6 +478,25 @@ def test_a_channel_that_its_norm_turns_off_can_be_trained_in_integers() -> None:
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_a_bias_far_larger_than_its_weights_is_kept(*, per_channel: bool, runtime: str, tmp_path: Path) -> None:
+    """A bias is stored in steps of its weights' size, of which 32 bits hold so many."""
+    built, rows = pictures()
+    with torch.no_grad():
+        norm, last = built.model.get_submodule("layers.1"), built.model.get_submodule("layers.12")
+        norm.weight[0], norm.bias[0] = 0, 1
+        last.weight[1] *= 1e-9
+        last.bias[1] = 5
+    plan = planned(built, rows, "int8_static", per_channel=per_channel, method="minmax")
+    said = outputs_of_file(tmp_path, built, PICTURES, plan, runtime)
+    with rewritten(built.model, plan.rewrites), simulated(built.model, plan):
+        wanted = rows.outputs(built.model)["logits"]
+    np.testing.assert_allclose(said, wanted, atol=0.05)
+    np.testing.assert_allclose(said[:, 1], 5, rtol=1e-3)
+
+
 def test_a_module_that_puts_out_nothing_has_a_range() -> None:
     built, rows = texts()
     with torch.no_grad():
