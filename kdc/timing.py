@@ -6,27 +6,22 @@ How artifacts are timed is the business of `measure`; here is which of them, and
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdc.data.examples import Examples
+from kdc.data.rows import spread
 from kdc.measure.latency import VariantTiming, how_timed, time_variants
 from kdc.measure.noise import NoiseFloor, known_floor
-from kdc.measure.quality import saved_answers
 from kdc.measure.rounds import Contender
-from kdc.measure.rows import spread
 from kdc.record import RunRecord, Variant
 from kdc.screen import Screen
 from kdc.store import default_root
 
 if TYPE_CHECKING:
     from kdc.config import RunConfig
-
-
-FRESH = 0.02
-"""A larger share of other answers is not rounding, which a row alone and a row in a batch may differ by; one row is."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +63,6 @@ def _time_together(runs: Sequence[Untimed], floor: NoiseFloor | None, screen: Sc
     for run, own in zip(runs, names, strict=True):
         for variant in run.record.variants:
             _enter(variant, timings[own[variant.name]], {name: variant for variant, name in own.items()})
-            run.record.notes += _fresh(variant, timings[own[variant.name]].answers, run)
             run.record.notes += [f"{variant.name}: {note}" for note in timings[own[variant.name]].notes]
         run.record.timing = how_timed(timings.values(), bench, seconds=seconds, floor=floor)
         if len(runs) > 1:
@@ -106,21 +100,6 @@ def _contenders(runs: Sequence[Untimed]) -> tuple[dict[str, Contender], list[dic
             )
         names.append(own)
     return contenders, names
-
-
-def _fresh(variant: Variant, answers: Sequence[str], run: Untimed) -> Iterator[str]:
-    """Enter the share of rows that a fresh process answered as when quality was measured; warn of a low one."""
-    if not answers:
-        return
-    known = saved_answers(run.folder / "predictions" / f"{variant.name}.parquet")
-    pairs = [(known[row], answer) for row, answer in zip(run.rows.ids, answers, strict=True) if row in known]
-    if not pairs:
-        return
-    other = sum(before != now for before, now in pairs)
-    share = 1 - other / len(pairs)
-    variant.fidelity = {**(variant.fidelity or {}), "fresh_process": share, "fresh_rows": len(pairs)}
-    if other > max(1, FRESH * len(pairs)):
-        yield f"{variant.name}: a fresh process answers only {share:.1%} of {len(pairs)} rows as quality was measured"
 
 
 def _enter(variant: Variant, timing: VariantTiming, names: dict[str, str]) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import jsonschema
 import pytest
 
+from kdc.export.apart import run_job
 from kdc.record import RunRecord
 from kdc.schema import record_schema
 
@@ -50,6 +51,13 @@ def _isolated(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     monkeypatch.setenv("COLUMNS", "200")
     for name in ("KDC_DATA_DIR", "KDC_DEBUG", "FORCE_COLOR"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _at_hand(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Artifacts answer in this process, which has imported all they need, but to tests that are marked `apart`."""
+    if "apart" not in request.keywords:
+        monkeypatch.setattr("kdc.export.apart.run_worker", lambda job, **_: run_job(job))
 
 
 @pytest.fixture(autouse=True, scope="module")

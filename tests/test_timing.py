@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
-from pyarrow import parquet
 
 from kdc import machine, timing
 from kdc.cli.sweep import time_jobs
 from kdc.config import RunConfig, compose, to_run_config
-from kdc.data.examples import Examples
 from kdc.errors import KdcError
-from kdc.measure.flips import WITHHELD
 from kdc.measure.latency import VariantTiming
 from kdc.measure.rounds import Contender
 from kdc.measure.settings import BenchConfig
 from kdc.record import Artifact, Latency, Memory, Run, RunRecord, Variant, Versus
 from kdc.screen import Screen
 from kdc.store import default_root
-from kdc.timing import Untimed, _fresh, time_runs
+from kdc.timing import Untimed, time_runs
 from tests import tiny
 
 WORKLOAD = {"batch": 1, "length": 16}
@@ -34,7 +29,6 @@ class Stopwatch:
 
     def __init__(self) -> None:
         self.calls: list[tuple[dict[str, Contender], BenchConfig]] = []
-        self.answers: list[str] = []
 
     def __call__(self, contenders: Mapping[str, Contender], bench: BenchConfig, **_: Any) -> dict[str, VariantTiming]:
         self.calls.append((dict(contenders), bench))
@@ -55,7 +49,6 @@ class Stopwatch:
                 0.1,
                 1.0,
                 processes=bench.rounds,
-                answers=self.answers,
                 notes=["not steady"],
             )
             for name, contender in contenders.items()
@@ -108,37 +101,6 @@ def test_one_run(stopwatch: Stopwatch, config: RunConfig, tmp_path: Path) -> Non
     assert "student.onnxruntime: not steady" in run.record.notes
     assert run.record.timing is not None
     assert (run.record.timing.processes, run.record.timing.together) == (3 * bench.rounds, [])
-
-
-def test_answers_of_a_fresh_process_are_held_against_those_that_were_measured(
-    stopwatch: Stopwatch, config: RunConfig, tmp_path: Path
-) -> None:
-    run = untimed(tmp_path / "a", config, teacher_torch="1", student_torch="2")
-    (tmp_path / "a" / "predictions").mkdir(parents=True)
-    for name, measured in (("teacher", ["good", "bad", "good"]), ("student", ["good", WITHHELD, "bad"])):
-        rows = pa.table({"id": run.rows.ids, "prediction": measured})
-        parquet.write_table(rows, tmp_path / "a" / "predictions" / f"{name}.torch.parquet")
-    stopwatch.answers = ["good", "bad", "good"]
-    time_runs([run], Screen())
-    assert [variant.fidelity for variant in run.record.variants] == [
-        {"fresh_process": 1.0, "fresh_rows": 3},
-        {"fresh_process": 0.5, "fresh_rows": 2},
-    ]
-    assert not [note for note in run.record.notes if "fresh" in note]  # one row may be rounding
-
-
-@pytest.mark.parametrize(("rows", "other", "warned"), [(16, 1, False), (16, 2, True), (100, 2, False), (100, 3, True)])
-def test_rounding_is_no_other_answer(rows: int, other: int, warned: bool, config: RunConfig, tmp_path: Path) -> None:
-    run = untimed(tmp_path / "a", config, teacher_torch="1")
-    run = replace(run, rows=Examples({"text": [f"text {number}" for number in range(rows)]}))
-    (tmp_path / "a" / "predictions").mkdir(parents=True)
-    table = pa.table({"id": run.rows.ids, "prediction": ["good"] * rows})
-    parquet.write_table(table, tmp_path / "a" / "predictions" / "teacher.torch.parquet")
-    (variant,) = run.record.variants
-    told = list(_fresh(variant, ["bad"] * other + ["good"] * (rows - other), run))
-    share = f"{1 - other / rows:.1%}"
-    warning = f"teacher.torch: a fresh process answers only {share} of {rows} rows as quality was measured"
-    assert told == ([warning] if warned else [])
 
 
 def test_a_step_is_held_against_the_one_before_it(stopwatch: Stopwatch, config: RunConfig, tmp_path: Path) -> None:

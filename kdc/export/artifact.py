@@ -10,7 +10,6 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +84,8 @@ class Artifact:
     """The columns of examples that it reads: `text`, `text_pair`, `image`."""
     labels: tuple[str, ...]
     signatures: tuple[Signature, ...]
+    plugins: tuple[str, ...] = ()
+    """Modules that it needs; they are imported."""
 
     @classmethod
     def open(cls, folder: Path, plugins: Sequence[str] = ()) -> Artifact:
@@ -115,9 +116,15 @@ class Artifact:
                 tuple(manifest["inputs"]),
                 tuple(manifest["labels"]),
                 signatures,
+                tuple(manifest["plugins"]),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise KdcError(f"{path} is damaged ({type(error).__name__}: {error})", "export it again") from error
+
+    @property
+    def max_length(self) -> int | None:
+        """The most tokens that a row can have, where rows have lengths."""
+        return self.signatures[0].limits.get("length")
 
     def session(self, *, threads: int | None = None) -> Session:
         encoder = self.task.encoder.load(self.folder) if self.task else None
@@ -158,11 +165,6 @@ class Session:
 
     def answers(self, examples: Examples) -> list[Any]:
         return self.task.answers(self.predict(examples), self.artifact.labels)
-
-    @cached_property
-    def max_length(self) -> int | None:
-        """The most tokens that a row can have, where rows have lengths."""
-        return self.artifact.signatures[0].limits.get("length")
 
     def example_batch(self, *, batch: int, length: int) -> Arrays:
         """Inputs of full length for timing: no padding, ids spread over the first thousand, noise for pictures."""

@@ -9,8 +9,8 @@ import numpy as np
 from kdc.compress.plan import Precision
 from kdc.data.examples import Examples
 from kdc.errors import KdcError
-from kdc.export.artifact import Session
 from kdc.export.base import Arrays
+from kdc.tasks.base import Encoder
 
 ROWS = 64
 BATCH = 8
@@ -41,16 +41,15 @@ class Fidelity:
     spread: float
 
 
-def trial_batches(session: Session, examples: Examples) -> list[Arrays]:
-    """Rows of mixed lengths: alone, in padded batches, and padded beyond them."""
-    encoder = session.encoder
-    encoded = encoder.encode(_mixed(examples, session))
+def trial_batches(encoder: Encoder, examples: Examples, *, max_length: int | None) -> list[Arrays]:
+    """Rows of mixed lengths: alone, in padded batches, and padded beyond them, but to no more than `max_length`."""
+    encoded = encoder.encode(_mixed(examples, encoder))
     lengths = [encoder.length(row) for row in encoded]
     batches = [encoder.collate([row]) for row in encoded]
     groups = [encoded[i : i + BATCH] for i in range(0, len(encoded), BATCH)]
     batches += [encoder.collate(rows) for rows in groups]
-    if session.max_length:
-        widest = min(session.max_length, max(lengths) + UNTRACED_PADDING)
+    if max_length:
+        widest = min(max_length, max(lengths) + UNTRACED_PADDING)
         batches += [encoder.collate(rows, length=widest) for rows in groups]
     return batches
 
@@ -71,9 +70,9 @@ def check_fidelity(what: str, ours: list[Arrays], theirs: list[Arrays], precisio
     return seen
 
 
-def _mixed(examples: Examples, session: Session) -> Examples:
+def _mixed(examples: Examples, encoder: Encoder) -> Examples:
     """Rows of lengths from the shortest to the longest, in an order that mixes them within a batch."""
-    lengths = np.array([session.encoder.length(row) for row in session.encoder.encode(examples)])
+    lengths = np.array([encoder.length(row) for row in encoder.encode(examples)])
     by_length = np.argsort(lengths, kind="stable")
     picked = by_length[np.linspace(0, len(examples) - 1, min(ROWS, len(examples))).astype(int)]
     return examples.select(np.random.default_rng(0).permutation(picked))

@@ -1,4 +1,4 @@
-"""Export one variant and prove it: load it from disk, hold it against the model, count what runs in int8."""
+"""Export one variant and prove it: load it in another process, hold it against the model, count what runs in int8."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from kdc.compress.quantizer import CONVOLUTIONS, KINDS
 from kdc.compress.simulate import simulated
 from kdc.data.examples import Examples
 from kdc.errors import KdcError
+from kdc.export.apart import run_apart
 from kdc.export.artifact import Artifact, write_artifact
 from kdc.export.base import Arrays, Runtime
 from kdc.export.fidelity import ROWS, check_fidelity, compare, trial_batches
@@ -54,8 +55,8 @@ def export_verified(
         )  # fmt: skip
         eligible = _eligible_macs(model, graphs, plan)
     artifact = Artifact.open(folder, plugins)
-    session = artifact.session()
-    batches, reference = trial_batches(session, rows), graph_callables(graphs)
+    shipped = task.encoder.load(folder)
+    batches, reference = trial_batches(shipped, rows, max_length=artifact.max_length), graph_callables(graphs)
     exact = [task.predict(reference, batch) for batch in batches]
     wanted = exact
     if plan.modules:
@@ -65,7 +66,7 @@ def export_verified(
                 check_fidelity(f"the model with {', '.join(plan.rewrites)}", same, exact, "fp32")
             with simulated(model, plan):
                 wanted = [task.predict(reference, batch) for batch in batches]
-    ours = [session.run(batch) for batch in batches]
+    ours = run_apart(artifact, batches)
     seen = check_fidelity(f"export to {runtime.name}", ours, wanted, plan.precision)
     fidelity = {"rows": min(ROWS, len(rows)), **asdict(seen)}
     if plan.modules:

@@ -9,8 +9,7 @@ from typing import Any
 
 from kdc import machine
 from kdc.measure.noise import NoiseFloor
-from kdc.measure.processes import LIMIT_SECONDS
-from kdc.measure.rounds import Contender, Progress, Rounds, timed_rounds
+from kdc.measure.rounds import LIMIT_SECONDS, Contender, Progress, Rounds, timed_rounds
 from kdc.measure.settings import BenchConfig
 from kdc.measure.statistics import paired_ratio, percentile
 from kdc.measure.workloads import Workload, spelled
@@ -31,8 +30,6 @@ class VariantTiming:
     """Of the first workload alone: what comes after it finds the process warm."""
     processes: int = 0
     """How many it was timed in; none where it was dropped."""
-    answers: list[str] = field(default_factory=list)
-    """Of a fresh process to the rows."""
     notes: list[str] = field(default_factory=list)
 
 
@@ -85,7 +82,6 @@ def _summary(rounds: Rounds, name: str) -> VariantTiming:
         memory=_memory(answers),
         load_seconds=float(median(answer["load_seconds"] for answer in answers)),
         first_call_ms=float(median(calls)) if calls else None,
-        answers=answers[0]["answers"],
         notes=[*rounds.notes[name], *_unsteady(rounds, name)],
     )
 

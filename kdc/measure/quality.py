@@ -12,7 +12,7 @@ import numpy as np
 from kdc.data.examples import Examples
 from kdc.errors import KdcError, did_you_mean
 from kdc.measure.calibration import calibration
-from kdc.measure.flips import WITHHELD, told
+from kdc.measure.flips import told
 from kdc.measure.scores import Scores, metric_value
 from kdc.record import Quality
 from kdc.tasks.base import Task
@@ -57,11 +57,3 @@ def save_predictions(path: Path, task: Task, scores: Scores, examples: Examples,
         **{name: pa.array(list(values.reshape(len(examples), -1))) for name, values in scores.outputs.items()},
     }
     parquet.write_table(pa.table(columns), path, compression="zstd")
-
-
-def saved_answers(path: Path) -> dict[str, str]:
-    """By the rows' ids what `save_predictions` wrote, but for answers that it held back."""
-    from pyarrow import parquet
-
-    found = parquet.read_table(path, columns=["id", "prediction"]).to_pydict()
-    return {row: answer for row, answer in zip(found["id"], found["prediction"], strict=True) if answer != WITHHELD}

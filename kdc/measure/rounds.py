@@ -18,15 +18,20 @@ import numpy as np
 
 from kdc import machine
 from kdc.data.examples import Examples
+from kdc.data.rows import spread, write_rows
 from kdc.errors import KdcError
 from kdc.measure import machine_lock
-from kdc.measure.processes import LIMIT_SECONDS, run_worker
-from kdc.measure.rows import spread, write_rows
 from kdc.measure.settings import BenchConfig
 from kdc.measure.workloads import Workload, end_to_end, grid
+from kdc.processes import run_worker
 
 Progress = Callable[[int, int, str], None]
 """Called before each worker with: workers finished, workers in all, what is timed now."""
+
+
+LIMIT_SECONDS = 900.0
+"""A worker that runs longer than this hangs: an ordinary one takes seconds."""
+SMALLER = "bench.batches, bench.lengths and bench.rows can be smaller"
 
 
 @dataclass(frozen=True)
@@ -110,7 +115,10 @@ class Rounds:
                 continue
             self._progress(done, len(schedule), name)
             try:
-                answer = run_worker(self._jobs[name], name=name, seconds=self._worker_seconds)
+                answer = run_worker(
+                    self._jobs[name], name=f"timing {name}", module="kdc.measure.worker", smaller=SMALLER,
+                    seconds=self._worker_seconds,
+                )  # fmt: skip
             except KdcError as error:
                 if not dropping or self._needed <= {*self.dropped, name}:
                     raise

@@ -24,7 +24,6 @@ from kdc.measure.energy import Meter, meter_for
 from kdc.measure.memory import resident_bytes
 
 if TYPE_CHECKING:
-    from kdc.data.examples import Examples
     from kdc.export.artifact import Session
 
 
@@ -33,7 +32,7 @@ def run_job(job: dict[str, Any]) -> dict[str, Any]:
 
     A job holds: artifact, plugins, threads, workloads `[{batch, length?}]`, calls, seconds, rows (.npz or null).
     Returns load_seconds, first_call_ms (of the first workload only: the others find the process warm),
-    idle/loaded/peak_rss_bytes, peak_gpu_bytes, what it answered to the `rows`, and a list `timed`, in the order of the
+    idle/loaded/peak_rss_bytes, peak_gpu_bytes, and a list `timed`, in the order of the
     workloads and then the rows: `{samples (milliseconds), steady, joules (a call, or null)}`.
     """
     _pin(job["threads"])
@@ -51,8 +50,7 @@ def run_job(job: dict[str, Any]) -> dict[str, Any]:
     # As timeit does: a collection would land in one call and not in the next.
     gc.collect()
     gc.disable()
-    answers: dict[int, Any] = {}
-    measures = [*_grid(session, clock, job), *_rows(session, clock, job, answers)]
+    measures = [*_grid(session, clock, job), *_rows(session, clock, job)]
     first_call = clock.milliseconds(measures[0].calls[0]) if measures else None
     timed = [_take(measure, clock, meter, seconds=job["seconds"]) for measure in measures]
     return {
@@ -62,7 +60,6 @@ def run_job(job: dict[str, Any]) -> dict[str, Any]:
         "loaded_rss_bytes": loaded,
         "peak_rss_bytes": resident_bytes()[1],
         "peak_gpu_bytes": clock.peak_bytes(),
-        "answers": [str(answers[row]) for row in sorted(answers)],
         "timed": timed,
     }
 
@@ -81,16 +78,12 @@ def _grid(session: Session, clock: Clock, job: dict[str, Any]) -> Iterator[_Meas
         yield _Measure([call], partial(time_calls, call, clock, calls=job["calls"], seconds=job["seconds"]))
 
 
-def _rows(session: Session, clock: Clock, job: dict[str, Any], answers: dict[int, Any]) -> Iterator[_Measure]:
+def _rows(session: Session, clock: Clock, job: dict[str, Any]) -> Iterator[_Measure]:
     if job["rows"]:
-        from kdc.measure.rows import read_rows
+        from kdc.data.rows import read_rows
 
         rows = read_rows(Path(job["rows"]))
-
-        def answer(number: int, row: Examples) -> None:
-            (answers[number],) = session.answers(row)
-
-        calls = [partial(answer, i, rows.select([i])) for i in range(len(rows))]
+        calls = [partial(session.answers, rows.select([i])) for i in range(len(rows))]
         # No time limit here: stopping early would leave slow variants with other rows than fast ones.
         yield _Measure(calls, lambda: [clock.milliseconds(call) for call in calls])
 

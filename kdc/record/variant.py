@@ -122,8 +122,8 @@ class Variant(Part):
     excluded: dict[str, str] = Field(default_factory=dict)
     """Modules that a precision pass left in float, and why."""
     fidelity: dict[str, Any] | None = None
-    """The loaded artifact held against the torch model: argmax agreement, largest difference; and what processes that
-    loaded it anew (`fresh_process`, a share of `fresh_rows`) answer as when quality was measured."""
+    """The artifact, loaded in a process of its own, held against the torch model: argmax agreement, largest
+    difference."""
     latency: list[Latency] = Field(default_factory=list)
     load_seconds: float | None = None
     first_call_ms: float | None = None

@@ -136,14 +136,11 @@ def parity(record: RunRecord) -> Grid:
             f"{fidelity['agreement']:.1%}",
             f"{fidelity['max_difference'] / fidelity['spread']:.1e}",
             f"{fidelity['in_float']:.1%}" if "in_float" in fidelity else table.MISSING,
-            f"{fidelity['fresh_process']:.1%} of {fidelity['fresh_rows']}"
-            if "fresh_rows" in fidelity
-            else table.MISSING,
         ]
         for name, fidelity in seen.items()
     ]
-    head = ["variant", "rows", "answers as planned", "largest difference", "answers as in float", "in a fresh process"]
-    caption = "Files, loaded again, against their model rounded as planned (differences in its outputs' spread)"
+    head = ["variant", "rows", "answers as planned", "largest difference", "answers as in float"]
+    caption = "Files, in processes of their own, against their model rounded as planned (differences in its spread)"
     return Grid(caption, head, rows)
 
 

@@ -126,12 +126,13 @@ def export_step(runtime: Runtime, model: Published, plan: Published | None, data
 
 
 def predictions_step(artifact: Published, data: Data, split: str) -> Step:
-    """The artifact's own outputs on a split: `outputs.npz`."""
+    """What the artifact, in a process of its own, puts out on a split: `outputs.npz`."""
 
     def build(folder: Path, scratch: Path) -> None:
+        from kdc.export.apart import predict_apart
         from kdc.export.artifact import Artifact
 
-        outputs = Artifact.open(artifact.path / ARTIFACT).session().predict(data.splits[split])
+        outputs = predict_apart(Artifact.open(artifact.path / ARTIFACT), data.splits[split])
         np.savez(folder / OUTPUTS, allow_pickle=False, **outputs)
 
     parts = {"artifact": artifact.key, "rows": data.fingerprints[split]}

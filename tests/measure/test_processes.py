@@ -11,11 +11,16 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
+from kdc import processes
 from kdc.errors import KdcError
-from kdc.measure import processes
-from kdc.measure.processes import run_worker, worker_environment
+from kdc.processes import run_worker, worker_environment
 
 JOB = {"plugins": [], "threads": 1, "workloads": [{"batch": 1, "length": 8}], "calls": 3, "seconds": 0.01, "rows": None}
+
+
+def timed(job, seconds=None):
+    smaller = "bench.batches can be smaller"
+    return run_worker(job, name="timing student", module="kdc.measure.worker", smaller=smaller, seconds=seconds)
 
 
 def test_threads_are_set_before_libraries_load_and_the_import_path_is_handed_on(monkeypatch):
@@ -44,7 +49,7 @@ def test_the_working_folder_is_no_place_to_import_from(tmp_path, monkeypatch):
     ("sent", "said"),
     [
         (signal.SIGTERM, r"ended with signal 15$"),
-        (signal.SIGKILL, r"was killed; out of memory\? bench\.batches and bench\.lengths can be smaller$"),
+        (signal.SIGKILL, r"was killed; out of memory\? bench\.batches can be smaller$"),
     ],
 )
 def test_a_worker_that_is_killed_is_named(sent, said, text_artifacts):
@@ -60,15 +65,17 @@ def test_a_worker_that_is_killed_is_named(sent, said, text_artifacts):
     killer = threading.Thread(target=kill)
     killer.start()
     with pytest.raises(KdcError, match=rf"^timing student: the process {said}") as caught:
-        run_worker(job, name="student")
+        timed(job)
     killer.join()
     assert caught.value.exit_code == 1
 
 
 def test_a_worker_that_hangs_is_stopped_and_gone(text_artifacts):
     job = {**JOB, "artifact": str(text_artifacts["onnxruntime"]), "calls": 10**9, "seconds": 60}
-    with pytest.raises(KdcError, match=r"still running after 0.5 s and was stopped; time less") as caught:
-        run_worker(job, name="student", seconds=0.5)
+    with pytest.raises(
+        KdcError, match=r"still running after 0.5 s and was stopped; bench.batches can be smaller; or free"
+    ) as caught:
+        timed(job, seconds=0.5)
     assert caught.value.exit_code == 1
     assert psutil.Process().children() == []
 
@@ -78,13 +85,13 @@ def test_a_worker_that_runs_out_of_memory_is_told_how_to_need_less(text_artifact
     with pytest.raises(
         KdcError, match=r"timing student: the process ended: .*MemoryError.*; out of memory\? bench"
     ) as e:
-        run_worker(job, name="student")
+        timed(job)
     assert e.value.exit_code == 1
 
 
 def test_an_artifact_that_went_missing_is_one_line(tmp_path):
     with pytest.raises(KdcError, match=r"^timing student: .*gone is no kdc artifact: it has no kdc.json") as caught:
-        run_worker({**JOB, "artifact": str(tmp_path / "gone")}, name="student")
+        timed({**JOB, "artifact": str(tmp_path / "gone")})
     assert caught.value.exit_code == 2
 
 
@@ -93,7 +100,7 @@ def test_an_artifact_that_went_missing_is_one_line(tmp_path):
     [
         (1, "Traceback\nValueError: no such file", "the process ended with exit code 1: ValueError: no such file"),
         (-11, "", "the process ended with signal 11"),
-        (-9, "", "the process was killed; out of memory? bench.batches and bench.lengths can be smaller"),
+        (-9, "", "the process was killed; out of memory? bench.batches can be smaller"),
         (1, "RuntimeError: [enforce fail] DefaultCPUAllocator: can't allocate memory", "out of memory?"),
         (1, "onnxruntime::BFCArena: Failed to allocate memory for requested buffer", "out of memory?"),
     ],
@@ -102,7 +109,7 @@ def test_what_a_worker_says_at_its_end_is_told(returncode, stderr, said, monkeyp
     done = SimpleNamespace(returncode=returncode, stderr=stderr, stdout="")
     monkeypatch.setattr(processes.subprocess, "run", lambda *args, **kwargs: done)
     with pytest.raises(KdcError) as caught:
-        run_worker(JOB, name="student", seconds=5)
+        timed(JOB, seconds=5)
     assert str(caught.value).startswith("timing student: ")
     assert said in str(caught.value)
     assert caught.value.exit_code == 1

@@ -111,7 +111,7 @@ def test_all_that_a_container_may_use_unless_the_bench_says(no_artifacts, monkey
 
 
 def test_each_contender_gets_its_own_rows(no_artifacts, monkeypatch):
-    from kdc.measure.rows import read_rows
+    from kdc.data.rows import read_rows
 
     workers = Workers({"a": [1.0], "b": [1.0]}).install(monkeypatch)
     own = {name: Contender(Path(name), rows=Examples({"text": [name] * size})) for name, size in (("a", 9), ("b", 2))}

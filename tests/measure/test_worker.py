@@ -6,9 +6,8 @@ import sys
 
 import pytest
 
-from kdc.export.artifact import Artifact
-from kdc.measure.processes import worker_environment
-from kdc.measure.rows import write_rows
+from kdc.data.rows import write_rows
+from kdc.processes import worker_environment
 
 pytestmark = pytest.mark.slow
 
@@ -65,8 +64,6 @@ def test_a_job_comes_back_with_samples_memory_and_load_time(runtime, text_artifa
     assert all(0 < ms < 1000 for timed in result["timed"] for ms in timed["samples"])
     assert 1e6 < result["idle_rss_bytes"] < result["loaded_rss_bytes"] <= result["peak_rss_bytes"]
     assert 0 < result["load_seconds"] < 60
-    session = Artifact.open(text_artifacts[runtime]).session()
-    assert result["answers"] == [str(answer) for answer in session.answers(texts.select(range(6)))]
     assert result["first_call_ms"] > 0
     assert result["peak_gpu_bytes"] is None
     assert all(timed["joules"] is None or timed["joules"] > 0 for timed in result["timed"])

@@ -1,7 +1,7 @@
 import numpy as np
 
 from kdc.data.examples import Examples
-from kdc.measure.rows import read_rows, spread, write_rows
+from kdc.data.rows import read_rows, spread, write_rows
 
 
 def test_texts_and_images_of_different_sizes_come_back_without_labels(tmp_path):

@@ -14,9 +14,6 @@ from typing import Any
 from kdc import machine
 from kdc.errors import KdcError
 
-LIMIT_SECONDS = 900.0
-"""A worker that runs longer than this hangs: an ordinary one takes seconds."""
-
 _THREAD_COUNTS = (
     *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"),
     *("NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "RAYON_NUM_THREADS"),
@@ -42,14 +39,16 @@ def worker_environment(threads: int) -> dict[str, str]:
     }
 
 
-def run_worker(job: Mapping[str, Any], *, name: str, seconds: float = LIMIT_SECONDS) -> dict[str, Any]:
-    """One `kdc.measure.worker` on `job` (which says its `threads`), to its end: what it answers.
+def run_worker(
+    job: Mapping[str, Any], *, name: str, module: str, smaller: str, seconds: float | None = None
+) -> dict[str, Any]:
+    """One process of `module` on `job` (which says its `threads`), to its end: what it answers.
 
     This process sleeps meanwhile. A worker that fails, dies or takes longer than `seconds` is a KdcError on `name`; one
-    that refuses its job (a KdcError of its own) is quoted.
+    that refuses its job (a KdcError of its own) is quoted. `smaller` says what would take less memory and time.
     """
     # -P: the folder that kdc happens to be started in is no place to import from.
-    command = [sys.executable, "-P", "-m", "kdc.measure.worker"]
+    command = [sys.executable, "-P", "-m", module]
     try:
         worker = subprocess.run(
             command,
@@ -62,24 +61,23 @@ def run_worker(job: Mapping[str, Any], *, name: str, seconds: float = LIMIT_SECO
         )
     except subprocess.TimeoutExpired as error:
         raise KdcError(
-            f"timing {name}: the process was still running after {seconds:g} s and was stopped",
-            "time less (bench.lengths, bench.batches, bench.rows) or free the machine",
+            f"{name}: the process was still running after {seconds:g} s and was stopped",
+            f"{smaller}; or free the machine",
             exit_code=1,
         ) from error
     if worker.returncode:
-        raise _death(name, worker.returncode, worker.stderr)
+        raise _death(name, worker.returncode, worker.stderr, smaller)
     answer: dict[str, Any] = json.loads(worker.stdout.strip().splitlines()[-1])
     return answer
 
 
-def _death(name: str, returncode: int, stderr: str) -> KdcError:
+def _death(name: str, returncode: int, stderr: str, smaller: str) -> KdcError:
     said = stderr.strip().splitlines()
     last = said[-1] if said else ""
     if returncode == _KILLED or _NO_MEMORY.search(last):
         ended = "was killed" if returncode == _KILLED else f"ended: {last}"
-        remedy = "out of memory? bench.batches and bench.lengths can be smaller"
-        return KdcError(f"timing {name}: the process {ended}", remedy, exit_code=1)
+        return KdcError(f"{name}: the process {ended}", f"out of memory? {smaller}", exit_code=1)
     if returncode == 2:
-        return KdcError(f"timing {name}: {last}")
+        return KdcError(f"{name}: {last}")
     ended = f"signal {-returncode}" if returncode < 0 else f"exit code {returncode}"
-    return KdcError(f"timing {name}: the process ended with {ended}{f': {last}' if last else ''}", exit_code=1)
+    return KdcError(f"{name}: the process ended with {ended}{f': {last}' if last else ''}", exit_code=1)
