@@ -15,7 +15,8 @@ from typing import Any
 import jsonschema
 import pytest
 
-from kdc.export.apart import run_job
+from kdc.export import apart
+from kdc.processes import run_worker
 from kdc.record import RunRecord
 from kdc.schema import record_schema
 
@@ -53,11 +54,19 @@ def _isolated(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
         monkeypatch.delenv(name, raising=False)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _at_hand() -> Iterator[None]:
+    """Artifacts answer in this process, which has imported all they need."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(apart, "run_worker", lambda job, **_: apart.run_job(job))
+        yield
+
+
 @pytest.fixture(autouse=True)
-def _at_hand(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Artifacts answer in this process, which has imported all they need, but to tests that are marked `apart`."""
-    if "apart" not in request.keywords:
-        monkeypatch.setattr("kdc.export.apart.run_worker", lambda job, **_: run_job(job))
+def _apart(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But to tests that are marked so, as to users, in processes of their own."""
+    if "apart" in request.keywords:
+        monkeypatch.setattr(apart, "run_worker", run_worker)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -1,4 +1,4 @@
-"""Artifacts in processes of their own: the same answers, without what the run has in memory, and one line if they end."""
+"""Artifacts in processes of their own: the same answers, from the files alone, and one line if they end."""
 
 from __future__ import annotations
 
