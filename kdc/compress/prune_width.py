@@ -30,7 +30,6 @@ class PruneWidth(Gradual):
     """
 
     cuts_units: ClassVar[bool] = True
-    modality: ClassVar[str | None] = None
     name: Literal["prune_width"]
     score: Score = "activation"
     align: PositiveInt = 8

@@ -47,6 +47,8 @@ def smoothed(model: nn.Module, factors: Mapping[str, Tensor]) -> Iterator[None]:
     """Within the block these linears read x / s, and answer as before."""
     import torch
 
+    from kdc.models.shapes import outputs_first
+
     kept: list[tuple[Any, Tensor]] = []
     hooks = []
     for name, own in factors.items():
@@ -54,7 +56,7 @@ def smoothed(model: nn.Module, factors: Mapping[str, Tensor]) -> Iterator[None]:
         hooks.append(module.register_forward_pre_hook(lambda module, inputs, own=own: (inputs[0] / own, *inputs[1:])))
         kept.append((module, module.weight.detach().clone()))
         with torch.no_grad():
-            module.weight.mul_(own[:, None] if type(module).__name__ == "Conv1D" else own)
+            outputs_first(module, module.weight).mul_(own)  # a view
     try:
         yield
     finally:

@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from kdc.compress.calibration import Calibration
-
 if TYPE_CHECKING:
     from torch import nn
 
+    from kdc.compress.calibration import Calibration
     from kdc.models.anatomy import Attention, FeedForward
 
 Score = Literal["l1", "l2", "activation", "taylor", "fisher"]

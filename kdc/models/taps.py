@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from kdc.errors import KdcError
 from kdc.models.first_token import first_token_only, is_shortened
 from kdc.models.layers import layer_stack
+from kdc.models.shapes import outputs_first
 from kdc.models.undropped import use_undropped_attention
 
 LAYERED = frozenset({"hidden_states", "attentions", "queries", "keys", "values"})
@@ -220,8 +221,8 @@ def outline(model: Any, names: Collection[str], *, name: str, vocabulary: str | 
 def matrices(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """The weights of linears and convolutions by module name, the outputs first."""
     for name, module in model.named_modules():
-        if (kind := type(module).__name__) in MATRICES:
-            yield name, module.weight.t() if kind == "Conv1D" else module.weight
+        if type(module).__name__ in MATRICES:
+            yield name, outputs_first(module, module.weight)
 
 
 def last_linear(model: Any) -> nn.Module:
