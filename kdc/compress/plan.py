@@ -22,9 +22,9 @@ class ModulePrecision(BaseModel):
 
     `weights_only` keeps the arithmetic in float (an embedding that is stored in int8). With a `group`, so many inputs
     share a scale, and what is read is rounded to 8 bits in such groups; with a `codebook` weights are the nearest of
-    its values. `reads` and `puts_out` are the ranges of its
-    inputs and outputs where they were measured beforehand; else those of the inputs are measured at every call. With
-    factors to `smooth`, a linear reads x / s and has weights W * s.
+    its values. `reads` and `puts_out` are the ranges of its inputs and outputs where they were measured beforehand;
+    else those of the inputs are measured at every call. With factors to `smooth`, a linear reads x / s and has weights
+    W * s.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -5,9 +5,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,9 +15,9 @@ import numpy as np
 from kdc import machine
 from kdc.data.examples import Examples
 from kdc.data.rows import read_rows, write_rows
-from kdc.errors import KdcError
 from kdc.export.artifact import Artifact
 from kdc.export.base import Arrays
+from kdc.job import serve
 from kdc.processes import run_worker
 
 SMALLER = "dataset.max_length can be smaller"
@@ -36,9 +33,8 @@ def predict_apart(artifact: Artifact, rows: Examples) -> Arrays:
 def run_apart(artifact: Artifact, batches: Sequence[Arrays]) -> list[Arrays]:
     """What the artifact puts out for each of these padded batches."""
     with tempfile.TemporaryDirectory(prefix="kdc-apart-") as scratch:
-        named = {f"{number}.{name}": array for number, batch in enumerate(batches) for name, array in batch.items()}
-        np.savez(Path(scratch, "batches.npz"), allow_pickle=False, **named)
-        return _apart(_asked(artifact, batches=Path(scratch, "batches.npz")))
+        np.savez(Path(scratch, "batches.npz"), allow_pickle=False, **_joined(batches))
+        return _split(_asked(artifact, batches=Path(scratch, "batches.npz")))
 
 
 def _asked(artifact: Artifact, **inputs: Path) -> Arrays:
@@ -56,20 +52,25 @@ def _asked(artifact: Artifact, **inputs: Path) -> Arrays:
         return dict(arrays)
 
 
-def run_job(job: Mapping[str, Any]) -> None:
+def run_job(job: Mapping[str, Any]) -> dict[str, Any]:
     """Load `job["artifact"]`, run its `rows` or its `batches` (paths of .npz), and write `outputs`."""
     session = Artifact.open(Path(job["artifact"]), job["plugins"]).session()
     if "rows" in job:
         said = session.predict(read_rows(Path(job["rows"])))
     else:
         with np.load(job["batches"], allow_pickle=False) as arrays:
-            answers = [session.run(batch) for batch in _apart(dict(arrays))]
-        said = {f"{number}.{name}": array for number, answer in enumerate(answers) for name, array in answer.items()}
+            said = _joined([session.run(batch) for batch in _split(dict(arrays))])
     np.savez(job["outputs"], allow_pickle=False, **said)
+    return {}
 
 
-def _apart(arrays: Arrays) -> list[Arrays]:
-    """By the numbers before their names."""
+def _joined(batches: Sequence[Arrays]) -> Arrays:
+    """All their arrays, with the batch's number before the name."""
+    return {f"{number}.{name}": array for number, batch in enumerate(batches) for name, array in batch.items()}
+
+
+def _split(arrays: Arrays) -> list[Arrays]:
+    """What `_joined` joined."""
     found: list[Arrays] = []
     for key, array in arrays.items():
         number, _, name = key.partition(".")
@@ -78,18 +79,5 @@ def _apart(arrays: Arrays) -> list[Arrays]:
     return found
 
 
-def main() -> int:
-    try:
-        run_job(json.load(sys.stdin))
-    except KdcError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    print("{}")
-    return 0
-
-
 if __name__ == "__main__":
-    code = main()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)  # nothing is left to tidy up, and taking torch down takes most of a second
+    serve(run_job)

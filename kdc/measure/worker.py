@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import json
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from kdc.errors import KdcError
+from kdc.job import serve
 from kdc.measure.calls import Call, time_calls, warm_up
 from kdc.measure.clocks import Clock, clock_for
 from kdc.measure.energy import Meter, meter_for
@@ -105,18 +103,5 @@ def _pin(threads: int) -> None:
             os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
 
 
-def main() -> int:
-    try:
-        result = run_job(json.load(sys.stdin))
-    except KdcError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    print(json.dumps(result))
-    return 0
-
-
 if __name__ == "__main__":
-    code = main()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)  # nothing is left to tidy up, and taking torch down takes most of a second
+    serve(run_job)

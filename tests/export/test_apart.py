@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,8 @@ from kdc.errors import KdcError
 from kdc.export import apart
 from kdc.export.apart import predict_apart, run_apart
 from kdc.export.artifact import Artifact
-from kdc.export.base import RUNTIMES
+from kdc.export.base import RUNTIMES, Graph
+from kdc.export.modules import graph_callables
 from kdc.export.onnxruntime import OnnxRuntime
 from kdc.export.verified import export_verified
 from kdc.processes import worker_environment
@@ -88,22 +90,24 @@ def test_one_that_cannot_be_loaded_is_told_in_a_line(folder: Path, tmp_path: Pat
 
 
 def test_what_only_this_process_makes_right_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files that hold another model than the one in memory: loaded here, they would be mended."""
-    lower = OnnxRuntime.lower
+    """The files hold another model; here, and here alone, loading them gives the right one."""
+    built, runtime = tiny.built_bert(ROWS), RUNTIMES["onnxruntime"](name="onnxruntime")
+    right = graph_callables(tiny.task().graphs(built.model, built.encoder, ROWS.select([0, 1])))
+    lower, bias = OnnxRuntime.lower, built.model.classifier.bias.data
 
-    def wrong(self: OnnxRuntime, graphs: object, plan: PrecisionPlan, folder: Path) -> None:
-        for graph in graphs:  # type: ignore[attr-defined]
-            graph.module.model.classifier.bias.data += 3 * graph.module.model.classifier.bias.new_tensor([1.0, -1.0])
-        lower(self, graphs, plan, folder)  # type: ignore[arg-type]
-        for graph in graphs:  # type: ignore[attr-defined]
-            graph.module.model.classifier.bias.data -= 3 * graph.module.model.classifier.bias.new_tensor([1.0, -1.0])
+    def wrong(self: OnnxRuntime, graphs: Sequence[Graph], plan: PrecisionPlan, folder: Path) -> None:
+        shift = bias.new_tensor([3.0, -3.0])
+        bias.add_(shift)
+        lower(self, graphs, plan, folder)
+        bias.sub_(shift)
 
     monkeypatch.setattr(OnnxRuntime, "lower", wrong)
-    built = tiny.built_bert(ROWS)
+    monkeypatch.setattr(OnnxRuntime, "load", lambda *_, **__: right)
     with pytest.raises(KdcError, match=r"export to onnxruntime \(fp32\) does not compute what the model computes"):
-        export_verified(
-            built, PrecisionPlan(), RUNTIMES["onnxruntime"](name="onnxruntime"), tiny.task(), ROWS, tmp_path
-        )
+        export_verified(built, PrecisionPlan(), runtime, tiny.task(), ROWS, tmp_path)
+    monkeypatch.setattr(apart, "run_worker", lambda job, **_: apart.run_job(job))
+    (tmp_path / "here").mkdir()
+    export_verified(built, PrecisionPlan(), runtime, tiny.task(), ROWS, tmp_path / "here")
 
 
 def test_pictures_go_along(tmp_path: Path) -> None:
