@@ -73,6 +73,7 @@ class OnlineSignals:
     def close(self) -> None:
         """Leave the model as it was."""
         self._taps.close()
+        self.model.cpu()
 
 
 class CachedSignals:

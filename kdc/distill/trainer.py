@@ -47,8 +47,9 @@ def train(
 ) -> Train:
     """Train `built.model` in place and leave the weights of its best validation in it.
 
-    Checkpoints go to `scratch`; if a killed run left whole ones there, training goes on from the newest. `audit_at`
-    are the moments (shares of the steps) of loss audits. With `keeps_zeros`, weights that were pruned stay pruned.
+    A GPU trains where there is one; the model comes back from it. Checkpoints go to `scratch`; if a killed run left
+    whole ones there, training goes on from the newest. `audit_at` are the moments (shares of the steps) of loss audits.
+    With `keeps_zeros`, weights that were pruned stay pruned.
     """
     set_seed(seed)
     pruned = [KeepZeros(built.model)] if keeps_zeros else []
@@ -88,6 +89,8 @@ def train(
     seconds = time.perf_counter() - started
     resumed_at = int(resumed.name.rpartition("-")[2]) if resumed else None
     distiller.release().eval()
+    for one in (built, *lesson.peers.values()):
+        one.model.cpu()  # where passes score and cut it, and exports trace it
     if loop.by_row is not None:
         loop.by_row.release()
     done = loop.state.global_step

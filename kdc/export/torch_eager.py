@@ -62,6 +62,9 @@ class TorchEager(Runtime):
             raise KdcError(f"runtime torch: {problem}")
         if threads is not None:
             torch.set_num_threads(threads)
+        if self.device == "cuda":
+            # Else cuDNN rounds what convolutions and LSTMs of 32 bits read to 10 bits of fraction (TF32).
+            torch.backends.cudnn.allow_tf32 = False
         modules = _load_modules(folder, signatures, self.device)
         return {signature.name: call_on_arrays(module, signature) for signature, module in modules}
 

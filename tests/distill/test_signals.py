@@ -48,12 +48,12 @@ def cached(built: Built, rows: Examples, folder: Path, wanted: Any, **more: Any)
 
 
 def flat(said: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """Every tensor by signal and layer; layers that nobody wants are absent."""
+    """Every tensor by signal and layer, on the CPU; layers that nobody wants are absent."""
     found = {}
     for signal, value in said.items():
         for layer, part in enumerate(value if isinstance(value, tuple) else (value,)):
             if part is not None:
-                found[f"{signal}.{layer}"] = part
+                found[f"{signal}.{layer}"] = part.cpu()
     return found
 
 

@@ -141,7 +141,7 @@ def test_the_best_validations_weights_are_kept(tmp_path: Path, metric: str, scor
     class Remembers(Scripted):
         def score(self, outputs: Arrays, examples: Examples) -> dict[str, float]:
             result = super().score(outputs, examples)
-            after[self.seen] = {name: tensor.clone() for name, tensor in built.model.state_dict().items()}
+            after[self.seen] = {name: tensor.cpu().clone() for name, tensor in built.model.state_dict().items()}
             return result
 
     weights, _ = run(tmp_path, task=Remembers(metric, scores), metric=metric, built=built)
