@@ -128,12 +128,20 @@ class Calibration:
 
     def input_norms(self, model: nn.Module, names: list[str]) -> dict[str, Tensor]:
         """The Euclidean norm of every input of the named modules over all positions, `[inputs]`."""
-        squares: dict[str, Tensor] = {}
+        return {name: total.sqrt().float() for name, (total, _) in self._squares(model, names).items()}
+
+    def mean_squares(self, model: nn.Module, names: list[str]) -> dict[str, Tensor]:
+        """The mean square of every input of the named modules over all positions, `[inputs]` in float64."""
+        return {name: total / positions for name, (total, positions) in self._squares(model, names).items()}
+
+    def _squares(self, model: nn.Module, names: list[str]) -> dict[str, tuple[Tensor, int]]:
+        """Sums of squares of the inputs of the named modules, and over how many positions."""
+        found: dict[str, tuple[Tensor, int]] = {}
         for batch in self.inputs_of(model, names):
             for name, states in batch.items():
-                own = states.double().square().sum(dim=0)
-                squares[name] = squares[name] + own if name in squares else own
-        return {name: total.sqrt().float() for name, total in squares.items()}
+                total, positions = found.get(name, (0, 0))
+                found[name] = total + states.double().square().sum(dim=0), positions + len(states)
+        return found
 
     def moments(self, model: nn.Module, names: list[str]) -> dict[str, Tensor]:
         """The mean of x x' over all positions, of the inputs x of the named modules, `[inputs, inputs]` in float64."""
@@ -180,10 +188,15 @@ class Calibration:
         import torch
 
         totals = [torch.zeros_like(parameter) for parameter in parameters]
-        for loss, _ in self._losses(model, batch=1):
-            for total, gradient in zip(totals, _slopes(loss, parameters), strict=True):
+        for gradients in self.gradients_by_row(model, parameters):
+            for total, gradient in zip(totals, gradients, strict=True):
                 total += gradient.square() / len(self.rows)
         return totals
+
+    def gradients_by_row(self, model: nn.Module, parameters: Sequence[Tensor]) -> Iterator[Sequence[Tensor]]:
+        """Of every row's own loss, with respect to these parameters."""
+        for loss, _ in self._losses(model, batch=1):
+            yield _slopes(loss, parameters)
 
     def gradients(self, model: nn.Module, parameters: Sequence[Tensor]) -> list[Tensor]:
         """Of the mean loss over all rows, with respect to these parameters."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -12,7 +12,7 @@ from kdc.compress.base import PASSES, Done
 from kdc.compress.gradual import Gradual
 from kdc.compress.plan import PrecisionPlan
 from kdc.compress.scope import chosen
-from kdc.compress.units import choose, described
+from kdc.compress.units import Score, choose, described
 from kdc.errors import KdcError
 
 if TYPE_CHECKING:
@@ -28,37 +28,34 @@ class PruneChannels(Gradual):
     """Fewer channels; what adds them up, normalizes or reads them loses the same ones.
 
     Which convolutions and linears a channel goes through, shortcuts included, is found by Torch-Pruning's dependency
-    graph (Fang et al. 2023, arXiv:2301.12900); one such group keeps as many channels everywhere. Scores, over all
-    weights of the group that make or read a channel: `l1` and `l2`, their norm, over the group's mean; `taylor`, the
-    size of the sum of w * dL/dw (Molchanov et al. 2019, arXiv:1906.10771, section 3.1). `uniform` takes the share of
-    every group, and a net that its config can still describe stays a plain one; otherwise groups compete. `include` and
-    `exclude` are shell patterns of the convolutions' names.
+    graph (Fang et al. 2023, arXiv:2301.12900); one such group keeps as many channels everywhere. `uniform` takes the
+    share of every group, and a net that its config can still describe stays a plain one; otherwise groups compete.
+    `include` and `exclude` are shell patterns of the convolutions' names.
     """
 
     cuts_units: ClassVar[bool] = True
     packages: ClassVar[tuple[str, ...]] = ("torch-pruning",)
     modality: ClassVar[str | None] = "image"
     name: Literal["prune_channels"]
-    score: Literal["l1", "l2", "taylor"] = "l2"
+    score: Score = "l2"
     uniform: bool = True
     align: PositiveInt = 1
     """Groups keep a multiple of this many channels where they can: vector units like round numbers."""
     calibration_rows: PositiveInt = 512
-    """Training rows that `taylor` looks at."""
+    """Training rows that scores other than norms of weights look at."""
     include: list[str] = Field(default_factory=list)
     exclude: list[str] = Field(default_factory=list)
 
     @property
     def rows_to_see(self) -> int:
-        return self.calibration_rows if self.score == "taylor" else 0
+        return 0 if self.score in ("l1", "l2") else self.calibration_rows
 
     def apply(self, model: nn.Module, plan: PrecisionPlan, rows: Calibration | None = None) -> Done:
         graph, groups, names = self.targets(model)
-        slopes = self._slopes(model, rows)
-        scores = [self._scores(groups[name], slopes) for name in names]
-        kept = choose(scores, self.ratio, uniform=self.uniform, align=self.align, whole=self._whole)
+        worth = scores(model, [groups[name] for name in names], self.score, rows)
+        kept = choose(worth, self.ratio, uniform=self.uniform, align=self.align, whole=self._whole)
         sizes = {}
-        for name, values, numbers in zip(names, scores, kept, strict=True):
+        for name, values, numbers in zip(names, worth, kept, strict=True):
             root = groups[name][0].dep
             gone = sorted(set(range(len(values))) - set(numbers.tolist()))
             sizes[name] = len(values), len(numbers)
@@ -77,30 +74,53 @@ class PruneChannels(Gradual):
         names, _ = chosen(self.name, groups, self.include, self.exclude)
         return graph, groups, names
 
-    def _slopes(self, model: nn.Module, rows: Calibration | None) -> Mapping[Tensor, Tensor]:
-        """The loss's gradients by weight, where the score reads them."""
-        if self.score != "taylor":
-            return {}
-        assert rows is not None
-        weights = [parameter for parameter in model.parameters() if parameter.ndim > 1]
-        return dict(zip(weights, rows.gradients(model, weights), strict=True))
 
-    def _scores(self, group: Any, slopes: Mapping[Tensor, Tensor]) -> np.ndarray:
-        """How much each channel of the group matters, `[channels]`."""
-        found = np.zeros(len(group[0].idxs))
-        for item in group:
-            weight = getattr(item.dep.target.module, "weight", None)
-            if weight is None or weight.ndim < 2:
-                continue
-            values = weight * slopes[weight] if slopes else weight
-            rows = values if item.dep.handler.__name__ == OUT else values.transpose(0, 1)
-            own = rows[list(item.idxs)].detach().double().flatten(1)
-            sizes = own.sum(1) if slopes else own.abs().sum(1) if self.score == "l1" else own.square().sum(1)
-            np.add.at(found, list(item.root_idxs), sizes.numpy())
-        if slopes:
-            return np.abs(found)
-        found = found if self.score == "l1" else np.sqrt(found)
-        return found / found.mean()
+def scores(model: nn.Module, groups: Collection[Any], score: Score, rows: Calibration | None) -> list[np.ndarray]:
+    """How much each channel of every group matters, `[channels]`; over all weights w that make or read it.
+
+    `l1`, `l2`: their norm, over the group's mean. `taylor`: the size of the sum of w * dL/dw (Molchanov et al. 2019,
+    arXiv:1906.10771, section 3.1). `fisher`: the mean over rows of the square of that sum, of the row's own loss (Liu
+    et al. 2021, arXiv:2108.00708, section 3). `activation`: the root mean square of what the channel adds to the
+    outputs of those that read it, if their inputs were independent: ||rms(x) * w||.
+    """
+    weights: list[Tensor] = [parameter for parameter in model.parameters() if parameter.ndim > 1]
+    if score in ("l1", "l2"):
+        power = 1 if score == "l1" else 2
+        sizes = {weight: weight.abs() ** power for weight in weights}
+        norms = [added(group, sizes) ** (1 / power) for group in groups]
+        return [values / values.mean() for values in norms]
+    assert rows is not None
+    if score == "activation":
+        readers = {_weight(item) for group in groups for item in group if not _makes(item)}
+        names = [name for name, module in model.named_modules() if getattr(module, "weight", None) in readers - {None}]
+        read = rows.mean_squares(model, names)
+        heard = {}
+        for name in names:
+            weight: Any = model.get_submodule(name).weight
+            heard[weight] = weight.square() * read[name].reshape(weight[:1].shape)
+        return [np.sqrt(added(group, heard, made=False)) for group in groups]
+    if score == "taylor":
+        slopes = zip(weights, rows.gradients(model, weights), strict=True)
+        changes = {weight: weight * slope for weight, slope in slopes}
+        return [np.abs(added(group, changes)) for group in groups]
+    totals = [np.zeros(len(group[0].idxs)) for group in groups]
+    for gradients in rows.gradients_by_row(model, weights):
+        changes = {weight: weight * slope for weight, slope in zip(weights, gradients, strict=True)}
+        for total, group in zip(totals, groups, strict=True):
+            total += np.square(added(group, changes)) / len(rows.rows)
+    return totals
+
+
+def added(group: Any, values: Mapping[Tensor, Tensor], *, made: bool = True) -> np.ndarray:
+    """The sum of `values`, shaped as their weights, over all weights of the group that read each channel, and `made`
+    it: `[channels]`."""
+    found = np.zeros(len(group[0].idxs))
+    for item in group:
+        weight = _weight(item)
+        if weight is not None and (made or not _makes(item)):
+            own = values[weight].detach() if _makes(item) else values[weight].detach().transpose(0, 1)
+            np.add.at(found, list(item.root_idxs), own[list(item.idxs)].double().flatten(1).sum(1).numpy())
+    return found
 
 
 def _groups(model: Any) -> tuple[Any, dict[str, Any]]:
@@ -170,3 +190,9 @@ WIDTHS: Mapping[str, Callable[[Any], dict[str, Any]]] = {"resnet": _resnet_width
 
 def _makes(item: Any) -> bool:
     return bool(item.dep.handler.__name__ == OUT)
+
+
+def _weight(item: Any) -> Tensor | None:
+    """The matrix or kernel of the module that this part of a group goes through, if it has one."""
+    weight = getattr(item.dep.target.module, "weight", None)
+    return weight if weight is not None and weight.ndim > 1 else None

@@ -79,16 +79,11 @@ def _norm(model: nn.Module, units: Units, *, power: int) -> np.ndarray:
 
 
 def _activation(model: nn.Module, all_units: list[Units], rows: Calibration) -> list[np.ndarray]:
-    sums = {units.reader: np.zeros(units.count * units.size) for units in all_units}
-    positions = 0
-    for batch in rows.inputs_of(model, list(sums)):
-        for name, states in batch.items():
-            sums[name] += states.double().square().sum(dim=0).cpu().numpy()
-        positions += len(states)
+    squares = rows.mean_squares(model, [units.reader for units in all_units])
     found = []
     for units in all_units:
         columns = np.square(matrix(model, units.reader)).sum(axis=0)
-        found.append(np.sqrt(by_unit(sums[units.reader] / positions * columns, units).sum(axis=-1)))
+        found.append(np.sqrt(by_unit(squares[units.reader].cpu().numpy() * columns, units).sum(axis=-1)))
     return found
 
 

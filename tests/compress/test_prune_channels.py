@@ -17,7 +17,8 @@ from transformers import AutoModelForImageClassification
 from kdc.compress.base import PASSES
 from kdc.compress.calibration import Calibration
 from kdc.compress.plan import PrecisionPlan
-from kdc.compress.prune_channels import PruneChannels, _groups
+from kdc.compress.prune_channels import PruneChannels, _groups, scores
+from kdc.compress.units import Score
 from kdc.errors import KdcError
 from kdc.models.build import Built, load_model, save_model
 from kdc.models.shapes import differing
@@ -55,31 +56,42 @@ def pruned(built: Built, **settings: Any) -> list[str]:
     return done.lines
 
 
-@pytest.mark.parametrize("score", ["l1", "l2", "taylor"])
-def test_scores_are_over_all_weights_that_make_or_read_a_channel(score: str) -> None:
+@pytest.mark.parametrize("score", ["l1", "l2", "taylor", "fisher", "activation"])
+def test_scores_are_over_all_weights_that_make_or_read_a_channel(score: Score) -> None:
     """The last convolution of the net is read by a linear, each channel at several places."""
     built = cnn()
     convolutions = [(n, m) for n, m in built.model.named_modules() if isinstance(m, nn.Conv2d)]
     name, last = convolutions[-1]
     linear = next(m for m in built.model.modules() if isinstance(m, nn.Linear))
-    if score == "taylor":
-        loss = cross_entropy(built.model(pixel_values=batch(built)).logits, torch.from_numpy(ROWS["label"]))
-        loss.backward()
     places = linear.in_features // last.out_channels
-    sums = []
-    for channel in range(last.out_channels):
-        own = slice(channel * places, (channel + 1) * places)
-        weights = torch.cat([last.weight[channel].flatten(), linear.weight[:, own].flatten()]).detach()
-        if score == "taylor":
-            slopes = torch.cat([last.weight.grad[channel].flatten(), linear.weight.grad[:, own].flatten()])
-            sums.append(abs(float((weights * slopes).sum())))
-        else:
-            sums.append(float(weights.abs().sum() if score == "l1" else weights.norm()))
-    step = PruneChannels(name="prune_channels", score=score)
+    channels = [slice(channel * places, (channel + 1) * places) for channel in range(last.out_channels)]
+
+    def slopes(rows: slice) -> np.ndarray:
+        """The sum of w * dL/dw of each channel, L the mean loss over these rows."""
+        built.model.zero_grad()
+        answers = built.model(pixel_values=batch(built)[rows]).logits
+        cross_entropy(answers, torch.from_numpy(ROWS["label"][rows])).backward()
+        made, read = last.weight * last.weight.grad, linear.weight * linear.weight.grad
+        return np.array([float((made[i].sum() + read[:, own].sum()).detach()) for i, own in enumerate(channels)])
+
+    if score == "taylor":
+        wanted = np.abs(slopes(slice(None)))
+    elif score == "fisher":
+        wanted = np.mean([slopes(slice(row, row + 1)) ** 2 for row in range(len(ROWS))], axis=0)
+    elif score == "activation":
+        seen: list[torch.Tensor] = []
+        linear.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].double()))
+        logits(built)
+        sizes = torch.cat(seen).square().mean(dim=0).sqrt() * linear.weight.detach().double()
+        wanted = np.array([float(sizes[:, own].norm()) for own in channels])
+    else:
+        parts = [(last.weight[i].flatten(), linear.weight[:, own].flatten()) for i, own in enumerate(channels)]
+        norms = np.array([float(torch.cat(both).detach().norm(p=1 if score == "l1" else 2)) for both in parts])
+        wanted = norms / norms.mean()
     rows = Calibration(tiny.task("image-classification"), built.encoder, ROWS)
-    found = step._scores(_groups(built.model)[1][name], step._slopes(built.model, rows))
-    wanted = np.array(sums)
-    np.testing.assert_allclose(found, wanted if score == "taylor" else wanted / wanted.mean(), rtol=1e-4, atol=1e-9)
+    groups = _groups(built.model)[1]
+    found = scores(built.model, list(groups.values()), score, rows)
+    np.testing.assert_allclose(found[list(groups).index(name)], wanted, rtol=1e-4, atol=1e-12)
 
 
 @pytest.mark.parametrize("layer_type", ["basic", "bottleneck"])
