@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kdc.compress.watching import layers_watched, positions_of, values_of
 from kdc.data.examples import IGNORED, Examples
 from kdc.errors import KdcError
 from kdc.tasks.base import Encoder, Task
@@ -85,7 +86,7 @@ class Calibration:
                     model.eval()(**batch)
                 mask = batch.get("attention_mask")
                 yield {
-                    name: torch.cat([_positions(model.get_submodule(name), read, mask) for read in uses])
+                    name: torch.cat([positions_of(model.get_submodule(name), read, mask) for read in uses])
                     for name, uses in seen.items()
                 }
                 seen.clear()
@@ -121,7 +122,7 @@ class Calibration:
                     model.eval()(**batch)
                 mask = batch.get("attention_mask")
                 yield {
-                    name: [_values(side, mask if name in linear else None) for side in zip(*uses, strict=True)]
+                    name: [values_of(side, mask if name in linear else None) for side in zip(*uses, strict=True)]
                     for name, uses in seen.items()
                 }
                 seen.clear()
@@ -159,29 +160,33 @@ class Calibration:
         import torch
         from torch.nn.functional import cosine_similarity
 
-        seen: dict[str, tuple[Tensor, Tensor]] = {}
         totals, positions = torch.zeros(len(names), dtype=torch.float64), 0
-
-        def keep(name: str) -> Callable[..., None]:
-            def hook(module: Any, inputs: tuple[Tensor, ...], settings: Any, output: Any) -> None:
-                read = inputs[0] if inputs else settings["hidden_states"]
-                seen[name] = read, output[0] if isinstance(output, tuple) else output
-
-            return hook
-
-        with ExitStack() as stack:
-            for name in names:
-                layer = model.get_submodule(name)
-                stack.callback(layer.register_forward_hook(keep(name), with_kwargs=True).remove)
+        with layers_watched(model, names) as seen:
             for batch, _ in self._batches():
                 with torch.no_grad():
                     model.eval()(**batch)
                 mask = batch.get("attention_mask")
                 for number, name in enumerate(names):
-                    read, said = (_positions(None, states, mask) for states in seen[name])
+                    read, said = (positions_of(None, states, mask) for states in seen[name])
                     totals[number] += cosine_similarity(read, said, dim=-1).double().sum()
                 positions += len(read)
         return [1 - float(total) / positions for total in totals]
+
+    def layer_saliencies(self, model: nn.Module, names: list[str]) -> Iterator[np.ndarray]:
+        """For every row, what fading out each of these layers would change of the loss: `[rows, layers]`, batch by
+        batch.
+
+        With a mask m = 1 on what a layer makes of its input, x + m * (f(x) - x), that is dL/dm = sum of (f(x) - x) *
+        dL/df(x) over the row's tokens, of the row's own loss.
+        """
+        import torch
+
+        with layers_watched(model, names) as seen:
+            for loss, rows in self._losses(model):
+                both = [seen[name] for name in names]
+                slopes = torch.autograd.grad(loss, [said for _, said in both])
+                changes = [(said - read).detach() * slope for (read, said), slope in zip(both, slopes, strict=True)]
+                yield np.stack([change.reshape(rows, -1).sum(dim=1).cpu().numpy() for change in changes], axis=1)
 
     def fisher(self, model: nn.Module, parameters: Sequence[Tensor]) -> list[Tensor]:
         """The mean over rows of the squared gradient of the row's own loss: the empirical Fisher's diagonal."""
@@ -272,27 +277,6 @@ def _slopes(loss: Tensor, parameters: Sequence[Tensor]) -> Sequence[Tensor]:
     import torch
 
     return torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
-
-
-def _positions(module: Any, states: Tensor, mask: Tensor | None) -> Tensor:
-    """`[positions, inputs]` of what a linear or convolution reads, padding of texts left out."""
-    from torch.nn import functional
-
-    if hasattr(module, "kernel_size"):
-        states = functional.pad(states, module._reversed_padding_repeated_twice)  # "same" and "valid" in numbers too
-        kernel, dilation, stride = module.kernel_size, module.dilation, module.stride
-        if len(kernel) == 1:  # a picture of one line
-            states, kernel, dilation, stride = states[:, :, None], (1, *kernel), (1, *dilation), (1, *stride)
-        return functional.unfold(states, kernel, dilation, 0, stride).transpose(1, 2).flatten(0, 1)
-    if states.ndim == 3 and mask is not None and mask.shape == states.shape[:2]:
-        return states[mask.bool()]
-    return states.reshape(-1, states.shape[-1])
-
-
-def _values(states: Sequence[Tensor], mask: Tensor | None) -> Tensor:
-    import torch
-
-    return torch.cat([_positions(None, one, mask).flatten() for one in states])
 
 
 def calibration_rows(examples: Examples, count: int, *, seed: int) -> Examples:

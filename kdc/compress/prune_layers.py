@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import PositiveInt
@@ -22,20 +23,22 @@ if TYPE_CHECKING:
 class PruneLayers(WeightPass):
     """Drops the share `ratio` of the layers, at least one and not all.
 
-    By `score`: `influence`, one minus the cosine of what a layer reads and puts out, a mean over tokens, the least
-    first (the block influence of Men et al. 2024, arXiv:2403.03853); or by place: `uniform`, `top` and `bottom` say
-    which stay, as for `student=layers`.
+    By `score`, the least first: `influence`, one minus the cosine of what a layer reads and puts out, a mean over
+    tokens (the block influence of Men et al. 2024, arXiv:2403.03853); `taylor` and `fisher`, the mean over rows of
+    |dL/dm| and of (dL/dm)^2 for a mask m on what the layer makes of its input; `l1` and `l2`, the mean size and the
+    root mean square of its weights. Or by place: `uniform`, `top` and `bottom` say which stay, as for `student=layers`.
     """
 
     family: ClassVar[Family] = "prune"
     name: Literal["prune_layers"]
     ratio: Ratio = 0.5
-    score: Literal["influence", "uniform", "top", "bottom"] = "influence"
+    score: Literal["influence", "taylor", "fisher", "l1", "l2", "uniform", "top", "bottom"] = "influence"
     calibration_rows: PositiveInt = 512
+    """Training rows that `influence`, `taylor` and `fisher` look at."""
 
     @property
     def rows_to_see(self) -> int:
-        return self.calibration_rows if self.score == "influence" else 0
+        return self.calibration_rows if self.score in ("influence", "taylor", "fisher") else 0
 
     def cannot_follow(self, before: Pass, name: str) -> str:
         if before.family == "share":
@@ -51,16 +54,33 @@ class PruneLayers(WeightPass):
         if len(set(model.get_submodule(name).children())) < depth:
             raise KdcError("compress.prune_layers: layers share their weights", "put prune_layers before share")
         count = min(max(1, math.floor((1 - self.ratio) * depth + 0.5)), depth - 1)
-        if self.score == "influence":
-            assert rows is not None
-            influence = rows.influences(model, [f"{name}.{number}" for number in range(depth)])
-            kept = sorted(np.argsort([-value for value in influence], kind="stable")[:count].tolist())
-            lines = [f"{name}.{number}: influence {value:.4f}" for number, value in enumerate(influence)]
-        else:
+        if self.score in ("uniform", "top", "bottom"):
             kept, lines = layer_map(depth, count, self.score), []
+        else:
+            layers = [f"{name}.{number}" for number in range(depth)]
+            worth = self._worth(model, layers, rows)
+            kept = sorted(np.argsort([-value for value in worth], kind="stable")[:count].tolist())
+            lines = [f"{layer}: {self.score} {value:.3g}" for layer, value in zip(layers, worth, strict=True)]
         own: Any = model
         drop_layers(own, kept)
         return Done(model, plan, [*lines, f"{depth} -> {count} layers: {', '.join(map(str, kept))} stay"])
+
+    def _worth(self, model: nn.Module, layers: list[str], rows: Calibration | None) -> Sequence[float]:
+        """How much each layer matters."""
+        import numpy as np
+        import torch
+
+        if self.score in ("l1", "l2"):
+            power = 1 if self.score == "l1" else 2
+            weights = [[p for p in model.get_submodule(layer).parameters() if p.ndim > 1] for layer in layers]
+            flat = [torch.cat([weight.detach().double().flatten() for weight in own]) for own in weights]
+            return [float(values.abs().pow(power).mean() ** (1 / power)) for values in flat]
+        assert rows is not None
+        if self.score == "influence":
+            return rows.influences(model, layers)
+        size = np.abs if self.score == "taylor" else np.square
+        found: list[float] = np.mean(size(np.concatenate(list(rows.layer_saliencies(model, layers)))), axis=0).tolist()
+        return found
 
     def targets(self, model: nn.Module) -> tuple[str, int]:
         """The stack of layers and how many they are."""

@@ -10,9 +10,10 @@ import torch
 from pydantic import ValidationError
 from torch.nn.functional import cross_entropy
 
-from kdc.compress.calibration import Calibration, _positions
+from kdc.compress.calibration import Calibration
 from kdc.compress.plan import PrecisionPlan
 from kdc.compress.prune import Prune
+from kdc.compress.watching import positions_of
 from kdc.models.taps import matrices
 from tests import tiny
 from tests.compress import models
@@ -107,9 +108,9 @@ def test_wanda_of_one_dimension_and_of_paddings_by_name(padding: Any) -> None:
     lines = np.random.default_rng(0).normal(size=(2, 3, 9)).astype(np.float32)
     padded = np.pad(lines, ((0, 0), (0, 0), (sides, sides)))
     wanted = [padded[row, :, x : x + 5].ravel() for row in range(2) for x in range(padded.shape[2] - 4)]
-    np.testing.assert_array_equal(_positions(made, torch.from_numpy(lines), None).numpy(), wanted)
+    np.testing.assert_array_equal(positions_of(made, torch.from_numpy(lines), None).numpy(), wanted)
     picture = torch.nn.Conv2d(3, 4, (1, 5), padding=padding if isinstance(padding, str) else (0, 2))
-    np.testing.assert_array_equal(_positions(picture, torch.from_numpy(lines[:, :, None]), None).numpy(), wanted)
+    np.testing.assert_array_equal(positions_of(picture, torch.from_numpy(lines[:, :, None]), None).numpy(), wanted)
 
 
 def test_convolutions_of_texts_are_pruned_too() -> None:

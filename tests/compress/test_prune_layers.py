@@ -44,7 +44,64 @@ def test_influence_is_what_a_layer_turns(family: str) -> None:
     _, lines = pruned(built, ratio=0.3)
     kept = sorted(np.argsort(found)[1:].tolist())
     assert lines[-1] == f"3 -> 2 layers: {kept[0]}, {kept[1]} stay"
-    assert lines[0] == f"{name}.0: influence {found[0]:.4f}"
+    assert lines[0] == f"{name}.0: influence {found[0]:.3g}"
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2"])
+@pytest.mark.parametrize("score", ["taylor", "fisher"])
+def test_taylor_and_fisher_are_slopes_of_fading_a_layer_out(family: str, score: str) -> None:
+    """Row by row without padding, the layers faded out a little and back in, in 64 bits."""
+    built = models.texts(family)
+    name, _ = layer_stack(built.model)
+    layers = list(built.model.get_submodule(name))
+    mask = [1.0, 1.0, 1.0]
+
+    def faded(number: int) -> Any:
+        def hook(module: Any, inputs: Any, settings: Any, output: Any) -> Any:
+            read = inputs[0] if inputs else settings["hidden_states"]
+            said = output[0] if isinstance(output, tuple) else output
+            left = read + mask[number] * (said - read)
+            return (left, *output[1:]) if isinstance(output, tuple) else left
+
+        return hook
+
+    hooks = [layer.register_forward_hook(faded(i), with_kwargs=True) for i, layer in enumerate(layers)]
+    built.model.double()
+    slopes = np.zeros((len(models.ROWS), 3))
+    for row, encoded in enumerate(built.encoder.encode(models.ROWS)):
+        inputs = {key: torch.from_numpy(array) for key, array in built.encoder.collate([encoded]).items()}
+        label = torch.tensor([models.ROWS["label"][row]])
+        for number in range(3):
+            losses = []
+            for step in (1e-4, -1e-4):
+                mask[number] = 1 + step
+                with torch.no_grad():
+                    losses.append(float(torch.nn.functional.cross_entropy(built.model(**inputs).logits, label)))
+            mask[number] = 1.0
+            slopes[row, number] = (losses[0] - losses[1]) / 2e-4
+    for hook in hooks:
+        hook.remove()
+    built.model.float()
+    wanted = (np.abs(slopes) if score == "taylor" else slopes**2).mean(axis=0)
+    step = PASSES["prune_layers"](name="prune_layers", score=score)
+    found = step._worth(built.model, [f"{name}.{i}" for i in range(3)], models.calibration(built))
+    np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-9)
+    _, lines = pruned(built, ratio=0.3, score=score)
+    kept = sorted(np.argsort(wanted)[1:].tolist())
+    assert lines[-1] == f"3 -> 2 layers: {kept[0]}, {kept[1]} stay"
+
+
+@pytest.mark.parametrize(("score", "power"), [("l1", 1), ("l2", 2)])
+def test_norms_of_layers_are_over_their_weights(score: str, power: int) -> None:
+    built = models.texts("bert")
+    worth = []
+    for layer in built.model.bert.encoder.layer:
+        flat = np.concatenate([p.detach().numpy().ravel() for p in layer.parameters() if p.ndim > 1]).astype(np.float64)
+        worth.append((np.abs(flat) ** power).mean() ** (1 / power))
+    _, lines = pruned(built, ratio=0.3, score=score)
+    assert lines[:3] == [f"bert.encoder.layer.{i}: {score} {value:.3g}" for i, value in enumerate(worth)]
+    kept = sorted(np.argsort(worth)[1:].tolist())
+    assert lines[-1] == f"3 -> 2 layers: {kept[0]}, {kept[1]} stay"
 
 
 def test_places_say_which_stay() -> None:
