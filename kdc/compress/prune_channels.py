@@ -129,7 +129,7 @@ def _groups(model: Any) -> tuple[Any, dict[str, Any]]:
     import torch_pruning
     from torch import nn
 
-    from kdc.models.taps import last_linear
+    from kdc.models.layers import last_linear
 
     names = {module: name for name, module in model.named_modules()}
     if not any(isinstance(module, nn.Conv2d) for module in names) or model.main_input_name != "pixel_values":

@@ -245,8 +245,8 @@ def _eligible(model: Any, *, embeddings: bool) -> list[tuple[str, Tensor]]:
     """Weights `[outputs, inputs]` of all linears but the last, and of embeddings of tokens `[tokens, width]`."""
     from torch import nn
 
+    from kdc.models.layers import last_linear
     from kdc.models.shapes import outputs_first
-    from kdc.models.taps import last_linear
 
     last, found = last_linear(model), []
     for name, module in model.named_modules():

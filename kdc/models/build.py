@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from kdc.errors import KdcError
 from kdc.hub import model_folder
 from kdc.models.checkpoint import TEXT_INPUTS, checkpoint_encoder, positions, text_inputs
-from kdc.models.layers import copy_layers, layer_map, layer_stack
+from kdc.models.layers import copy_layers, last_linear, layer_map, layer_stack
 from kdc.models.settings import Needs, architecture_settings, draw_model, one_line
 from kdc.models.spec import PLAIN_NETS, ModelConfig, StudentConfig, TeacherConfig
 from kdc.quiet import quiet
@@ -107,7 +107,7 @@ def _from_checkpoint(config: ModelConfig, role: str, needs: Needs) -> Built:
             model, unread = _with_weights(folder, needs, own_head=order is not None)
     except (ValueError, OSError, RuntimeError, SafetensorError) as error:
         raise KdcError(f"{role}.path: cannot load the model in {folder} ({one_line(error)})") from error
-    if missing := sorted(name for name in unread if _in_body(model, name, len(needs.labels))):
+    if missing := sorted(name for name in unread if _in_body(model, name)):
         raise KdcError(
             f"{role}.path: {folder} lacks {len(missing)} of the model's weights, among them {missing[0]}",
             "get the whole checkpoint",
@@ -115,7 +115,7 @@ def _from_checkpoint(config: ModelConfig, role: str, needs: Needs) -> Built:
     if order is not None:
         _reorder_head(model, order)
     elif head:
-        _renew_head(model, len(needs.labels))
+        _renew_head(model)
     _set_labels(model.config, needs.labels)
     new_head = order is None or bool(unread)
     encoder = checkpoint_encoder(
@@ -155,12 +155,12 @@ def _head_order(head: Sequence[str], labels: Sequence[str], config: ModelConfig,
         raise
 
 
-def _in_body(model: Any, name: str, labels: int) -> bool:
+def _in_body(model: Any, name: str) -> bool:
     """Whether a weight belongs to what a checkpoint without a head has as well: poolers often come with the head."""
     prefix = model.base_model_prefix
     if prefix and hasattr(model, prefix):
         return name.startswith(f"{prefix}.") and "pooler" not in name.split(".")
-    return not name.startswith(f"{_last_layer(model, labels)[0]}.")
+    return model.get_submodule(name.rpartition(".")[0]) is not last_linear(model)
 
 
 def checkpoint_labels(folder: Path, task: Task) -> list[str]:
@@ -208,27 +208,20 @@ def _reorder_head(model: nn.Module, order: Sequence[int]) -> None:
 
     if list(order) == list(range(len(order))):
         return
-    _, last = _last_layer(model, len(order))
     with torch.no_grad():
-        for parameter in last.parameters():
+        for parameter in last_linear(model).parameters():
             parameter.copy_(parameter[torch.tensor(order)])
 
 
-def _renew_head(model: Any, labels: int) -> None:
+def _renew_head(model: Any) -> None:
     """Draw the last layer anew: its rows stood for other labels."""
     from torch import nn
 
-    _, last = _last_layer(model, labels)
-    for parameter in last.parameters():
+    for parameter in last_linear(model).parameters():
         if parameter.ndim > 1:
             nn.init.normal_(parameter, std=getattr(model.config, "initializer_range", 0.02))
         else:
             nn.init.zeros_(parameter)
-
-
-def _last_layer(model: nn.Module, labels: int) -> tuple[str, nn.Module]:
-    """The layer with a row for each label, and its name."""
-    return [(n, m) for n, m in model.named_modules() if getattr(m, "out_features", None) == labels][-1]
 
 
 def _set_labels(config: Any, labels: Sequence[str]) -> None:

@@ -96,3 +96,9 @@ def layer_stack(model: nn.Module, where: str = "student.layers") -> tuple[str, i
         f"{where}: {type(model).__name__} has no stack of layers to choose from",
         "choose another student: kdc list student" if where == "student.layers" else "leave the pass out",
     )
+
+
+def last_linear(model: Any) -> Any:
+    """The layer with a row for each label."""
+    labels = model.config.num_labels
+    return [module for module in model.modules() if getattr(module, "out_features", None) == labels][-1]

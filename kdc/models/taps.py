@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from kdc.errors import KdcError
 from kdc.models.first_token import first_token_only, is_shortened
-from kdc.models.layers import layer_stack
+from kdc.models.layers import last_linear, layer_stack
 from kdc.models.shapes import outputs_first
 from kdc.models.undropped import use_undropped_attention
 
@@ -223,12 +223,6 @@ def matrices(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     for name, module in model.named_modules():
         if type(module).__name__ in MATRICES:
             yield name, outputs_first(module, module.weight)
-
-
-def last_linear(model: Any) -> nn.Module:
-    """The layer with a row for each label."""
-    labels = model.config.num_labels
-    return [module for module in model.modules() if getattr(module, "out_features", None) == labels][-1]
 
 
 def _blocks(model: Any) -> Iterator[nn.Module]:

@@ -11,8 +11,9 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+from kdc.models.layers import last_linear
 from kdc.models.nets import CNN, MLP, CNNConfig, MLPConfig
-from kdc.models.taps import LENGTH, ROWS, Outline, Taps, last_linear, outline
+from kdc.models.taps import LENGTH, ROWS, Outline, Taps, outline
 from kdc.models.undropped import UNDROPPED
 from tests import tiny
 
