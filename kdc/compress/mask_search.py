@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 
 from kdc.compress.base import PASSES, Done, Family, WeightPass
 from kdc.compress.gradual import Ratio
 from kdc.compress.plan import PrecisionPlan
+from kdc.compress.scope import chosen
 from kdc.compress.tuning import Tune, tune
 from kdc.compress.units import Units, by_unit, cut, described, heads, neurons
 from kdc.errors import KdcError
@@ -28,7 +29,8 @@ class MaskSearch(WeightPass):
 
     Which ones, the empirical Fisher information of masks on them tells: first its diagonal, over all layers (algorithm
     1), then each layer's own block, since units stand in for one another (`rearrange`, section 4.2). `tune` fits what
-    is left to what the layers put out (section 4.3 for `scales`). Every layer keeps a head and a neuron.
+    is left to what the layers put out (section 4.3 for `scales`). Every layer keeps a head and a neuron. `include` and
+    `exclude` are shell patterns of layers' names; the share is of the chosen ones.
     """
 
     family: ClassVar[Family] = "prune"
@@ -38,6 +40,8 @@ class MaskSearch(WeightPass):
     rearrange: bool = True
     tune: Tune = "scales"
     calibration_rows: PositiveInt = 2048
+    include: list[str] = Field(default_factory=list)
+    exclude: list[str] = Field(default_factory=list)
 
     @property
     def rows_to_see(self) -> int:
@@ -72,7 +76,9 @@ class MaskSearch(WeightPass):
     def targets(self, model: nn.Module) -> list[Layer]:
         from kdc.models.anatomy import layers
 
-        return layers(model, "compress.mask_search")
+        every = {layer.name: layer for layer in layers(model, "compress.mask_search")}
+        names, _ = chosen(self.name, every, self.include, self.exclude)
+        return [every[name] for name in names]
 
 
 def costs(model: nn.Module, attention: Units, *, tokens: float) -> tuple[float, float]:

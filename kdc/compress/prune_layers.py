@@ -6,11 +6,12 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 
 from kdc.compress.base import PASSES, Done, Family, Pass, WeightPass
 from kdc.compress.gradual import Ratio
 from kdc.compress.plan import PrecisionPlan
+from kdc.compress.scope import chosen
 from kdc.errors import KdcError
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ class PruneLayers(WeightPass):
     tokens (the block influence of Men et al. 2024, arXiv:2403.03853); `taylor` and `fisher`, the mean over rows of
     |dL/dm| and of (dL/dm)^2 for a mask m on what the layer makes of its input; `l1` and `l2`, the mean size and the
     root mean square of its weights. Or by place: `uniform`, `top` and `bottom` say which stay, as for `student=layers`.
+    `include` and `exclude` are shell patterns of the names of layers that may go; the share is of all layers.
     """
 
     family: ClassVar[Family] = "prune"
@@ -35,6 +37,8 @@ class PruneLayers(WeightPass):
     score: Literal["influence", "taylor", "fisher", "l1", "l2", "uniform", "top", "bottom"] = "influence"
     calibration_rows: PositiveInt = 512
     """Training rows that `influence`, `taylor` and `fisher` look at."""
+    include: list[str] = Field(default_factory=list)
+    exclude: list[str] = Field(default_factory=list)
 
     @property
     def rows_to_see(self) -> int:
@@ -50,20 +54,26 @@ class PruneLayers(WeightPass):
 
         from kdc.models.layers import drop_layers, layer_map
 
-        name, depth = self.targets(model)
+        name, depth, free = self.targets(model)
         if len(set(model.get_submodule(name).children())) < depth:
             raise KdcError("compress.prune_layers: layers share their weights", "put prune_layers before share")
-        count = min(max(1, math.floor((1 - self.ratio) * depth + 0.5)), depth - 1)
+        count = self._left(depth)
+        spared = len(free) - (depth - count)
         if self.score in ("uniform", "top", "bottom"):
-            kept, lines = layer_map(depth, count, self.score), []
+            places, lines = layer_map(len(free), spared, self.score), []
         else:
-            layers = [f"{name}.{number}" for number in range(depth)]
+            layers = [f"{name}.{number}" for number in free]
             worth = self._worth(model, layers, rows)
-            kept = sorted(np.argsort([-value for value in worth], kind="stable")[:count].tolist())
+            places = np.argsort([-value for value in worth], kind="stable")[:spared].tolist()
             lines = [f"{layer}: {self.score} {value:.3g}" for layer, value in zip(layers, worth, strict=True)]
+        gone = {*free} - {free[place] for place in places}
+        kept = [number for number in range(depth) if number not in gone]
         own: Any = model
         drop_layers(own, kept)
         return Done(model, plan, [*lines, f"{depth} -> {count} layers: {', '.join(map(str, kept))} stay"])
+
+    def _left(self, depth: int) -> int:
+        return min(max(1, math.floor((1 - self.ratio) * depth + 0.5)), depth - 1)
 
     def _worth(self, model: nn.Module, layers: list[str], rows: Calibration | None) -> Sequence[float]:
         """How much each layer matters."""
@@ -82,11 +92,18 @@ class PruneLayers(WeightPass):
         found: list[float] = np.mean(size(np.concatenate(list(rows.layer_saliencies(model, layers)))), axis=0).tolist()
         return found
 
-    def targets(self, model: nn.Module) -> tuple[str, int]:
-        """The stack of layers and how many they are."""
+    def targets(self, model: nn.Module) -> tuple[str, int, list[int]]:
+        """The stack of layers, how many they are, and the numbers of those that may go."""
         from kdc.models.layers import layer_stack
 
         name, depth = layer_stack(model, "compress.prune_layers")
         if depth == 1:
             raise KdcError("compress.prune_layers: the model has one layer", "leave the pass out")
-        return name, depth
+        names, _ = chosen(self.name, [f"{name}.{number}" for number in range(depth)], self.include, self.exclude)
+        if (gone := depth - self._left(depth)) > len(names):
+            raise KdcError(
+                f"compress.prune_layers.ratio={self.ratio:g} takes {gone} of {depth} layers, but include and exclude "
+                f"leave {len(names)} that may go",
+                "exclude fewer or lower the ratio",
+            )
+        return name, depth, [int(layer.rpartition(".")[2]) for layer in names]

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from kdc.compress.base import PASSES, Done, Family, Pass, WeightPass
 from kdc.compress.plan import PrecisionPlan
+from kdc.compress.scope import chosen
 from kdc.errors import KdcError
 
 if TYPE_CHECKING:
@@ -22,7 +23,8 @@ class Share(WeightPass):
     section 3.1).
 
     A group starts from the mean of its layers' weights, or from its `first` layer's; without a recovery little is left
-    of what the model knew. Smaller, not faster: each layer is computed as before.
+    of what the model knew. Smaller, not faster: each layer is computed as before. `include` and `exclude` are shell
+    patterns of layers' names; those left out stay as they are.
     """
 
     family: ClassVar[Family] = "share"
@@ -30,6 +32,8 @@ class Share(WeightPass):
     name: Literal["share"]
     every: int = Field(default=2, ge=2)
     start: Literal["mean", "first"] = "mean"
+    include: list[str] = Field(default_factory=list)
+    exclude: list[str] = Field(default_factory=list)
 
     def cannot_follow(self, before: Pass, name: str) -> str:
         if before.family == "factorize" and self.start == "mean":
@@ -42,14 +46,14 @@ class Share(WeightPass):
         from kdc.models.shapes import Factorized
 
         own: Any = model
-        name, depth = self.targets(model)
+        name, groups = self.targets(model)
         if self.start == "mean" and any(isinstance(module, Factorized) for module in own.modules()):
             raise KdcError(
                 "compress.share: factors have no common basis, so their mean says nothing",
                 "share before svd, or take compress.share.start=first",
             )
         stack: Any = model.get_submodule(name)
-        for group in self._groups(depth):
+        for group in groups:
             layers = [dict(stack[number].named_parameters()) for number in group]
             if any(
                 {k: p.shape for k, p in one.items()} != {k: p.shape for k, p in layers[0].items()} for one in layers
@@ -63,29 +67,36 @@ class Share(WeightPass):
                     for key, parameter in layers[0].items():
                         parameter.copy_(torch.stack([layer[key] for layer in layers]).mean(dim=0))
         self.outline(model)
-        lines = [
-            f"{name}.{number}: the weights of layer {group[0]}" for group in self._groups(depth) for number in group[1:]
-        ]
+        lines = [f"{name}.{number}: the weights of layer {group[0]}" for group in groups for number in group[1:]]
         if hasattr(own.config, "use_cache"):
             own.config.use_cache = False  # a layer that is asked twice has one place in it
         return Done(model, plan, lines)
 
     def outline(self, model: nn.Module) -> None:
-        name, depth = self.targets(model)
+        name, groups = self.targets(model)
         stack: Any = model.get_submodule(name)
-        for group in self._groups(depth):
+        for group in groups:
             for number in group[1:]:
                 stack[number] = stack[group[0]]
 
-    def _groups(self, depth: int) -> list[range]:
-        """The layers that become one."""
-        return [range(first, min(first + self.every, depth)) for first in range(0, depth, self.every)]
-
-    def targets(self, model: nn.Module) -> tuple[str, int]:
-        """The stack of layers and how many they are."""
+    def targets(self, model: nn.Module) -> tuple[str, list[range]]:
+        """The stack of layers, and which of them become one."""
         from kdc.models.layers import layer_stack
 
         name, depth = layer_stack(model, "compress.share")
         if depth < 2:
             raise KdcError("compress.share: the model has one layer", "leave the pass out")
-        return name, depth
+        names, _ = chosen(self.name, [f"{name}.{number}" for number in range(depth)], self.include, self.exclude)
+        groups: list[range] = []
+        for number in (int(layer.rpartition(".")[2]) for layer in names):
+            last = groups[-1] if groups else range(0)
+            if number == last.stop and 0 < len(last) < self.every:
+                groups[-1] = range(last.start, number + 1)
+            else:
+                groups.append(range(number, number + 1))
+        if all(len(group) == 1 for group in groups):
+            raise KdcError(
+                "compress.share: no two of the layers that include and exclude leave stand next to one another",
+                "leave it more of them",
+            )
+        return name, groups

@@ -145,6 +145,23 @@ def test_settings_of_the_search_change_something() -> None:
     assert MaskSearch(name="mask_search", calibration_rows=5).rows_to_see == 5
 
 
+def test_include_and_exclude_name_layers() -> None:
+    """The share is of what the chosen layers compute."""
+    for settings, untouched in (({"include": ["*.1"]}, {0, 2}), ({"exclude": ["*.1"]}, {1})):
+        built = models.texts("bert")
+        rows = models.calibration(built)
+        MaskSearch(name="mask_search", ratio=0.4, **settings).apply(built.model, PrecisionPlan(), rows)
+        found = layers(built.model, "here")
+        head_cost, neuron_cost = costs(
+            built.model, heads("0", found[0].attention), tokens=rows.positions(built.model, found[0].attention.output)
+        )
+        left = [one.attention.heads * head_cost + one.feed_forward.neurons * neuron_cost for one in found]
+        whole = 4 * head_cost + 48 * neuron_cost
+        assert all(left[number] == whole for number in untouched)
+        chosen = [cost for number, cost in enumerate(left) if number not in untouched]
+        assert 0.5 * whole < np.mean(chosen) <= 0.6 * whole
+
+
 @pytest.mark.parametrize("how", ["scales", "weights"])
 def test_a_fit_brings_a_cut_model_nearer(how: str) -> None:
     errors = {}

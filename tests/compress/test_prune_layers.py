@@ -111,6 +111,20 @@ def test_places_say_which_stay() -> None:
     assert pruned(models.texts("bert"), ratio=0.01, score="bottom")[1] == ["3 -> 2 layers: 0, 1 stay"]
 
 
+def test_include_and_exclude_name_layers_that_may_go() -> None:
+    for settings, kept in [
+        ({"score": "top", "exclude": ["*.0"]}, "0, 2"),
+        ({"score": "bottom", "include": ["*.1", "*.2"]}, "0, 1"),
+        ({"score": "uniform", "ratio": 0.6, "exclude": ["*.1"]}, "1"),
+        ({"exclude": ["*.0", "*.1"]}, "0, 1"),
+    ]:
+        lines = pruned(models.texts("bert"), **{"ratio": 0.3, **settings})[1]
+        assert lines[-1].endswith(f"layers: {kept} stay")
+        assert len(lines) == (1 if "score" in settings else 2)
+    with pytest.raises(KdcError, match=r"ratio=0.6 takes 2 of 3 layers, but include and exclude leave 1 that may go"):
+        pruned(models.texts("bert"), ratio=0.6, score="top", include=["*.2"])
+
+
 @pytest.mark.parametrize("family", ["bert", "gpt2", "distilbert"])
 def test_a_layers_parameters_go_with_it(family: str) -> None:
     built = models.texts(family)

@@ -93,6 +93,22 @@ def test_what_cannot_share_is_refused() -> None:
         tied(built)
     with pytest.raises(KdcError, match="the model has one layer"):
         tied(tiny.built_bert(models.ROWS, layers=1))
+    with pytest.raises(KdcError, match="no two of the layers that include and exclude leave stand next to one another"):
+        tied(models.texts("bert"), exclude=["*.1"])
+
+
+def test_include_and_exclude_name_layers() -> None:
+    def lines(**settings: Any) -> list[str]:
+        return [
+            line.removeprefix("bert.encoder.layer.")
+            for line in tied(tiny.built_bert(models.ROWS, layers=6), **settings)
+        ]
+
+    first = "the weights of layer"
+    assert lines(every=3) == [f"1: {first} 0", f"2: {first} 0", f"4: {first} 3", f"5: {first} 3"]
+    assert lines(every=3, exclude=["*.0"]) == [f"2: {first} 1", f"3: {first} 1", f"5: {first} 4"]
+    assert lines(exclude=["*.2"]) == [f"1: {first} 0", f"4: {first} 3"]
+    assert lines(include=["*.4", "*.5"]) == [f"5: {first} 4"]
 
 
 @pytest.mark.parametrize("every", [2, 3])
