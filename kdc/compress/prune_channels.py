@@ -76,12 +76,14 @@ class PruneChannels(Gradual):
 
 
 def scores(model: nn.Module, groups: Collection[Any], score: Score, rows: Calibration | None) -> list[np.ndarray]:
-    """How much each channel of every group matters, `[channels]`; over all weights w that make or read it.
+    """How much each channel of every group matters, `[channels]`.
 
-    `l1`, `l2`: their norm, over the group's mean. `taylor`: the size of the sum of w * dL/dw (Molchanov et al. 2019,
-    arXiv:1906.10771, section 3.1). `fisher`: the mean over rows of the square of that sum, of the row's own loss (Liu
-    et al. 2021, arXiv:2108.00708, section 3). `activation`: the root mean square of what the channel adds to the
-    outputs of those that read it, if their inputs were independent: ||rms(x) * w||.
+    `l1`, `l2`: the norm of all weights that make or read it, over the group's mean. `taylor`: the size of the sum of
+    w * dL/dw over all these weights w (Molchanov et al. 2019, arXiv:1906.10771, section 3.1). `fisher`: the mean over
+    rows of (dL/dm)^2, of the row's own loss, for a mask m on what all that read the channel read, so that dL/dm is the
+    sum of w * dL/dw over their weights (Liu et al. 2021, arXiv:2108.00708, who divide by what it costs). `activation`:
+    the root mean square of what the channel adds to the outputs of those that read it, if their inputs were
+    uncorrelated about zero: ||rms(x) * w||.
     """
     weights: list[Tensor] = [parameter for parameter in model.parameters() if parameter.ndim > 1]
     if score in ("l1", "l2"):
@@ -91,8 +93,10 @@ def scores(model: nn.Module, groups: Collection[Any], score: Score, rows: Calibr
         return [values / values.mean() for values in norms]
     assert rows is not None
     if score == "activation":
-        readers = {_weight(item) for group in groups for item in group if not _makes(item)}
-        names = [name for name, module in model.named_modules() if getattr(module, "weight", None) in readers - {None}]
+        readers = {
+            item.dep.target.module for group in groups for item in group if not _makes(item) and _has_matrix(item)
+        }
+        names = [name for name, module in model.named_modules() if module in readers]
         read = rows.mean_squares(model, names)
         heard = {}
         for name in names:
@@ -107,19 +111,19 @@ def scores(model: nn.Module, groups: Collection[Any], score: Score, rows: Calibr
     for gradients in rows.gradients_by_row(model, weights):
         changes = {weight: weight * slope for weight, slope in zip(weights, gradients, strict=True)}
         for total, group in zip(totals, groups, strict=True):
-            total += np.square(added(group, changes)) / len(rows.rows)
+            total += np.square(added(group, changes, made=False)) / len(rows.rows)
     return totals
 
 
 def added(group: Any, values: Mapping[Tensor, Tensor], *, made: bool = True) -> np.ndarray:
-    """The sum of `values`, shaped as their weights, over all weights of the group that read each channel, and `made`
-    it: `[channels]`."""
+    """The sum of `values`, shaped as their weights, over all weights of the group that read each channel and, with
+    `made`, that make it: `[channels]`."""
     found = np.zeros(len(group[0].idxs))
     for item in group:
-        weight = _weight(item)
-        if weight is not None and (made or not _makes(item)):
-            own = values[weight].detach() if _makes(item) else values[weight].detach().transpose(0, 1)
-            np.add.at(found, list(item.root_idxs), own[list(item.idxs)].double().flatten(1).sum(1).numpy())
+        if _has_matrix(item) and (made or not _makes(item)):
+            own = values[item.dep.target.module.weight].detach()
+            rows = own if _makes(item) else own.transpose(0, 1)
+            np.add.at(found, list(item.root_idxs), rows[list(item.idxs)].double().flatten(1).sum(1).cpu().numpy())
     return found
 
 
@@ -192,7 +196,7 @@ def _makes(item: Any) -> bool:
     return bool(item.dep.handler.__name__ == OUT)
 
 
-def _weight(item: Any) -> Tensor | None:
-    """The matrix or kernel of the module that this part of a group goes through, if it has one."""
+def _has_matrix(item: Any) -> bool:
+    """Whether the module that this part of a group goes through has a matrix or a kernel: norms have not."""
     weight = getattr(item.dep.target.module, "weight", None)
-    return weight if weight is not None and weight.ndim > 1 else None
+    return weight is not None and weight.ndim > 1

@@ -26,9 +26,10 @@ class PruneLayers(WeightPass):
 
     By `score`, the least first: `influence`, one minus the cosine of what a layer reads and puts out, a mean over
     tokens (the block influence of Men et al. 2024, arXiv:2403.03853); `taylor` and `fisher`, the mean over rows of
-    |dL/dm| and of (dL/dm)^2 for a mask m on what the layer makes of its input; `l1` and `l2`, the mean size and the
-    root mean square of its weights. Or by place: `uniform`, `top` and `bottom` say which stay, as for `student=layers`.
-    `include` and `exclude` are shell patterns of the names of layers that may go; the share is of all layers.
+    |dL/dm| and of (dL/dm)^2 for a mask m on what the layer makes of its input (for heads Michel et al. 2019,
+    arXiv:1905.10650, and Kwon et al. 2022, arXiv:2204.09656, have them); `l1` and `l2`, the mean size and the root mean
+    square of its weights. Or by place: `uniform`, `top` and `bottom` say which stay, as for `student=layers`. `include`
+    and `exclude` are shell patterns of the names of layers that may go; the share is of all layers.
     """
 
     family: ClassVar[Family] = "prune"
@@ -72,6 +73,13 @@ class PruneLayers(WeightPass):
         drop_layers(own, kept)
         return Done(model, plan, [*lines, f"{depth} -> {count} layers: {', '.join(map(str, kept))} stay"])
 
+    def outline(self, model: nn.Module) -> None:
+        from kdc.models.layers import drop_layers
+
+        _, depth, _ = self.targets(model)
+        own: Any = model
+        drop_layers(own, range(self._left(depth)))
+
     def _left(self, depth: int) -> int:
         return min(max(1, math.floor((1 - self.ratio) * depth + 0.5)), depth - 1)
 
@@ -100,6 +108,12 @@ class PruneLayers(WeightPass):
         if depth == 1:
             raise KdcError("compress.prune_layers: the model has one layer", "leave the pass out")
         names, _ = chosen(self.name, [f"{name}.{number}" for number in range(depth)], self.include, self.exclude)
+        recurrent = any(type(module).__name__ == "LSTM" for module in model.get_submodule(name).modules())
+        if recurrent and names[0] == f"{name}.0":
+            raise KdcError(
+                f"compress.prune_layers: the first layer of a {type(model).__name__} reads another width than others",
+                f"keep it: compress.prune_layers.exclude='[{names[0]}]'",
+            )
         if (gone := depth - self._left(depth)) > len(names):
             raise KdcError(
                 f"compress.prune_layers.ratio={self.ratio:g} takes {gone} of {depth} layers, but include and exclude "

@@ -96,7 +96,6 @@ class Share(WeightPass):
                 groups.append(range(number, number + 1))
         if all(len(group) == 1 for group in groups):
             raise KdcError(
-                "compress.share: no two of the layers that include and exclude leave stand next to one another",
-                "leave it more of them",
+                "compress.share: include and exclude leave no two layers next to one another", "exclude fewer"
             )
         return name, groups

@@ -51,8 +51,8 @@ def scores(model: nn.Module, all_units: list[Units], score: Score, rows: Calibra
     """How much each unit matters, `[count]` for every entry of `all_units`; comparable between layers.
 
     `l1`, `l2`: that norm of all weights that go with the unit, over its layer's mean. `activation`: the root mean
-    square of what the unit adds to its reader's output, if its inputs were independent: rms(x_i) * ||W[:, i]||, as
-    Wanda (Sun et al. 2023, arXiv:2306.11695) has it weight by weight. `taylor`: the mean over rows of
+    square of what the unit adds to its reader's output, if inputs were uncorrelated about zero: rms(x_i) *
+    ||W[:, i]||, as Wanda (Sun et al. 2023, arXiv:2306.11695) has it weight by weight. `taylor`: the mean over rows of
     |dL/dm| for a mask m on the unit (Michel et al. 2019, arXiv:1905.10650, section 4). `fisher`: the mean over rows of
     (dL/dm)^2, the diagonal of the empirical Fisher information (Kwon et al. 2022, arXiv:2204.09656, section 3).
     """

@@ -1,4 +1,4 @@
-"""Hooks that keep what modules read and put out, and what of it counts: real tokens, the pixels under a kernel."""
+"""What layers read and put out, and what of it counts: real tokens, the pixels under a kernel."""
 
 from __future__ import annotations
 
@@ -44,6 +44,7 @@ def positions_of(module: Any, states: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def values_of(states: Sequence[Tensor], mask: Tensor | None) -> Tensor:
+    """All values of these tensors, `[values]`, padding of texts left out."""
     import torch
 
     return torch.cat([positions_of(None, one, mask).flatten() for one in states])

@@ -71,7 +71,7 @@ class OnlineSignals:
         return {signal: _only(said[signal], layers) for signal, layers in self.wanted.items()}
 
     def close(self) -> None:
-        """Leave the model as it was."""
+        """Take the hooks out of the model and bring it back to the CPU."""
         self._taps.close()
         self.model.cpu()
 

@@ -96,6 +96,8 @@ def layers(model: Any, where: str) -> list[Layer]:
     """
     stack, depth = layer_stack(model, where)
     blocks = list(model.get_submodule(stack).children())
+    if len(blocks) < depth:
+        raise KdcError(f"{where}: layers share their weights", "cut them before they are shared")
     family = next((family for family in FAMILIES if all(_fits(block, family) for block in blocks)), None)
     if family is None:
         raise KdcError(

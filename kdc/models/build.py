@@ -115,6 +115,11 @@ def _from_checkpoint(config: ModelConfig, role: str, needs: Needs) -> Built:
     if order is not None:
         _reorder_head(model, order)
     elif head:
+        if last_linear(model).out_features != len(needs.labels):
+            raise KdcError(
+                f"{role}.path: {folder} was cut for {len(head)} labels, the data has {len(needs.labels)}",
+                "take a checkpoint that was not cut",
+            )
         _renew_head(model)
     _set_labels(model.config, needs.labels)
     new_head = order is None or bool(unread)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, unfold
 from transformers import AutoModelForImageClassification
 
 from kdc.compress.base import PASSES
@@ -56,37 +56,46 @@ def pruned(built: Built, **settings: Any) -> list[str]:
     return done.lines
 
 
+@pytest.mark.parametrize("place", [0, -1])
 @pytest.mark.parametrize("score", ["l1", "l2", "taylor", "fisher", "activation"])
-def test_scores_are_over_all_weights_that_make_or_read_a_channel(score: Score) -> None:
-    """The last convolution of the net is read by a linear, each channel at several places."""
+def test_scores_are_of_the_weights_that_make_and_read_a_channel(score: Score, place: int) -> None:
+    """The first convolution of the net is read by the second, the last by a linear, each channel at several places."""
     built = cnn()
     convolutions = [(n, m) for n, m in built.model.named_modules() if isinstance(m, nn.Conv2d)]
-    name, last = convolutions[-1]
-    linear = next(m for m in built.model.modules() if isinstance(m, nn.Linear))
-    places = linear.in_features // last.out_channels
-    channels = [slice(channel * places, (channel + 1) * places) for channel in range(last.out_channels)]
+    name, made = convolutions[place]
+    linear = next(module for module in built.model.modules() if isinstance(module, nn.Linear))
+    reader: Any = convolutions[1][1] if place == 0 else linear
+    count = made.out_channels
 
-    def slopes(rows: slice) -> np.ndarray:
-        """The sum of w * dL/dw of each channel, L the mean loss over these rows."""
+    def by_channel(weight: torch.Tensor) -> np.ndarray:
+        """The reader's weights or what it reads, `[any, channels, places]`."""
+        return weight.detach().double().reshape(len(weight), count, -1).numpy()
+
+    def slopes(rows: slice) -> tuple[np.ndarray, np.ndarray]:
+        """Sums of w * dL/dw of what makes and what reads each channel, L the mean loss over these rows."""
         built.model.zero_grad()
         answers = built.model(pixel_values=batch(built)[rows]).logits
         cross_entropy(answers, torch.from_numpy(ROWS["label"][rows])).backward()
-        made, read = last.weight * last.weight.grad, linear.weight * linear.weight.grad
-        return np.array([float((made[i].sum() + read[:, own].sum()).detach()) for i, own in enumerate(channels)])
+        own = (made.weight * made.weight.grad).detach().double().flatten(1).sum(1).numpy()
+        return own, by_channel(reader.weight * reader.weight.grad).sum((0, 2))
 
     if score == "taylor":
-        wanted = np.abs(slopes(slice(None)))
+        wanted = np.abs(sum(slopes(slice(None))))
     elif score == "fisher":
-        wanted = np.mean([slopes(slice(row, row + 1)) ** 2 for row in range(len(ROWS))], axis=0)
+        wanted = np.mean([slopes(slice(row, row + 1))[1] ** 2 for row in range(len(ROWS))], axis=0)
     elif score == "activation":
         seen: list[torch.Tensor] = []
-        linear.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].double()))
+        reader.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
         logits(built)
-        sizes = torch.cat(seen).square().mean(dim=0).sqrt() * linear.weight.detach().double()
-        wanted = np.array([float(sizes[:, own].norm()) for own in channels])
+        read = torch.cat(seen)
+        if place == 0:  # the patches under the kernel
+            patches = unfold(read, reader.kernel_size, padding=reader.padding, stride=reader.stride)
+            read = patches.transpose(1, 2).flatten(0, 1)
+        wanted = np.sqrt((np.square(by_channel(read)).mean(0) * np.square(by_channel(reader.weight))).sum((0, 2)))
     else:
-        parts = [(last.weight[i].flatten(), linear.weight[:, own].flatten()) for i, own in enumerate(channels)]
-        norms = np.array([float(torch.cat(both).detach().norm(p=1 if score == "l1" else 2)) for both in parts])
+        power = 1 if score == "l1" else 2
+        sums = (made.weight.detach().double().abs() ** power).flatten(1).sum(1).numpy()
+        norms = (sums + (np.abs(by_channel(reader.weight)) ** power).sum((0, 2))) ** (1 / power)
         wanted = norms / norms.mean()
     rows = Calibration(tiny.task("image-classification"), built.encoder, ROWS)
     groups = _groups(built.model)[1]

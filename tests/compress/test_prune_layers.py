@@ -134,6 +134,30 @@ def test_a_layers_parameters_go_with_it(family: str) -> None:
     assert before - sum(p.numel() for p in model.parameters()) == layer
 
 
+def test_the_first_layer_of_a_bilstm_stays() -> None:
+    """It reads embeddings, the others what two directions say."""
+
+    def net() -> Built:
+        return tiny.built_text_net(models.ROWS, "bilstm", embedding_size=12, hidden_size=8, num_hidden_layers=3)
+
+    with pytest.raises(KdcError, match=r"first layer of a BiLSTM reads another width.*exclude='\[layers\.0\]'"):
+        pruned(net(), score="taylor")
+    for score in ("influence", "taylor", "l1", "top"):
+        built = net()
+        _, lines = pruned(built, ratio=0.6, score=score, exclude=["layers.0"])
+        assert lines[-1] == "3 -> 1 layers: 0 stay"
+        assert models.answers(built).isfinite().all()
+
+
+def test_what_follows_is_checked_against_the_layers_that_will_be_left() -> None:
+    built = models.texts("bert")
+    step = PASSES["prune_layers"](name="prune_layers", ratio=0.3)
+    step.outline(built.model)
+    assert len(built.model.bert.encoder.layer) == 2
+    with pytest.raises(KdcError, match=r"'\*\.2' names none"):
+        PASSES["share"](name="share", include=["*.1", "*.2"]).targets(built.model)
+
+
 def test_a_stack_of_one_is_refused() -> None:
     built = tiny.built_bert(models.ROWS, layers=1)
     with pytest.raises(KdcError, match="the model has one layer; leave the pass out"):

@@ -93,8 +93,16 @@ def test_what_cannot_share_is_refused() -> None:
         tied(built)
     with pytest.raises(KdcError, match="the model has one layer"):
         tied(tiny.built_bert(models.ROWS, layers=1))
-    with pytest.raises(KdcError, match="no two of the layers that include and exclude leave stand next to one another"):
+    with pytest.raises(KdcError, match="include and exclude leave no two layers next to one another; exclude fewer"):
         tied(models.texts("bert"), exclude=["*.1"])
+
+
+@pytest.mark.parametrize("name", ["prune_ffn", "mask_search"])
+def test_shared_layers_have_no_heads_and_neurons_of_their_own(name: str) -> None:
+    built = models.texts("bert")
+    tied(built)
+    with pytest.raises(KdcError, match=f"compress.{name}: layers share their weights; cut them before they are shared"):
+        PASSES[name](name=name).targets(built.model)
 
 
 def test_include_and_exclude_name_layers() -> None:

@@ -157,6 +157,7 @@ def test_an_lstm_of_another_kind_is_refused(settings: dict[str, Any]) -> None:
 def test_a_gpu_answers_as_the_cpu_does(tmp_path: Path) -> None:
     written = tiny.artifact(tmp_path, net("bilstm-deep"), EXAMPLES, runtime="torch")
     gpu = replace(written, runtime=written.runtime.model_copy(update={"device": "cuda"}))
+    # TF32, which is not what fp32 says, would be off by 4e-3
     np.testing.assert_allclose(
         gpu.session().predict(EXAMPLES)["logits"], written.session().predict(EXAMPLES)["logits"], atol=5e-4
-    )  # inputs in TF32, which fp32 must not mean, would be off by 4e-3
+    )

@@ -394,6 +394,14 @@ def test_a_model_that_is_not_there_is_one_quick_line(path: str, says: str) -> No
     assert "\n" not in str(caught.value)
 
 
+def test_a_cut_model_keeps_its_number_of_labels(tmp_path: Path) -> None:
+    built = tiny.built_bert(Examples(ROWS.columns, ("bad", "fair", "good")))
+    PruneFfn(name="prune_ffn", score="l2", include=["*.0"]).apply(built.model, PrecisionPlan())
+    save_model(built, tmp_path)
+    with pytest.raises(KdcError, match=r"was cut for 3 labels, the data has 2; take a checkpoint that was not cut"):
+        build_model(teacher(path=str(tmp_path), train="always"), "teacher", needs())
+
+
 @pytest.mark.parametrize("missing", ["config.json", "model.safetensors", "tokenizer.json"])
 def test_a_folder_that_lacks_a_file_says_so(tmp_path: Path, missing: str) -> None:
     saved(tmp_path)
