@@ -45,13 +45,15 @@ tempfile.tempdir = HUB.name
 
 
 @pytest.fixture(autouse=True)
-def _isolated(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+def _isolated(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No test reads or fills the user's own cache; children inherit the same."""
-    monkeypatch.setenv("KDC_CACHE", str(tmp_path_factory.mktemp("cache")))
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "200")
     for name in ("KDC_DATA_DIR", "KDC_DEBUG", "FORCE_COLOR"):
         monkeypatch.delenv(name, raising=False)
+    with tempfile.TemporaryDirectory(prefix="cache-", ignore_cleanup_errors=True) as cache:
+        monkeypatch.setenv("KDC_CACHE", cache)
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")
