@@ -13,9 +13,9 @@ from typing import Any, Self
 from pydantic import PositiveInt, ValidationError, model_validator
 
 from kdc.compose import config_dir, load_yaml, readable_errors
-from kdc.config import problems_of
 from kdc.errors import KdcError, did_you_mean
 from kdc.gate.units import Bytes, Milliseconds, Percent, Points, Score
+from kdc.problems import problems_of
 from kdc.registry import Component
 
 PRIMARY = "primary"
